@@ -1,0 +1,17 @@
+/* Adds digit by digit, from the right. */
+#include <stdio.h>
+#include <string.h>
+
+static char a[20100], b[20100], sum[20100];
+
+int main(void) {
+    if (scanf("%20099s %20099s", a, b) != 2) return 1;
+    int i = strlen(a), j = strlen(b), at = sizeof sum - 1, carry = 0;
+    while (i > 0 || j > 0 || carry) {
+        if (i > 0) carry += a[--i] - '0';
+        if (j > 0) carry += b[--j] - '0';
+        sum[--at] = '0' + carry % 10;
+        carry /= 10;
+    }
+    puts(sum + at);
+}

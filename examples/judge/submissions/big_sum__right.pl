@@ -1,0 +1,15 @@
+# Adds digit by digit, from the right.
+use strict;
+use warnings;
+
+chomp(my ($left, $right) = (scalar <STDIN>, scalar <STDIN>));
+my @a = reverse split //, $left;
+my @b = reverse split //, $right;
+my ($carry, @sum) = (0);
+for my $i (0 .. ($#a > $#b ? $#a : $#b)) {
+    $carry += ($a[$i] // 0) + ($b[$i] // 0);
+    push @sum, $carry % 10;
+    $carry = int($carry / 10);
+}
+push @sum, $carry if $carry;
+print join("", reverse @sum), "\n";

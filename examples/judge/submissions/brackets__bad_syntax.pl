@@ -1,0 +1,5 @@
+# Does not compile.
+use strict;
+
+my $text = <STDIN>;
+print "balanced\n" if length $text {

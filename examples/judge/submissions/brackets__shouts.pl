@@ -1,0 +1,2 @@
+# Prints for ever.
+print "balanced\n" x 1000 while 1;

@@ -1,0 +1,7 @@
+// Waits, and uses no processor while it does.
+#include <chrono>
+#include <thread>
+
+int main() {
+    std::this_thread::sleep_for(std::chrono::hours(1));
+}

@@ -1,0 +1,57 @@
+"""What Python sees of the C code: run by the build, writes the source of the cffi extension.
+
+    python build_native.py OUTPUT.c
+
+The extension is `pysandbox._native`: starting init, and the table of verbs for the tests.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import cffi
+
+DECLARATIONS = """
+struct pb_spawned { int32_t pid; int32_t pidfd; int32_t step; int32_t error; };
+struct pb_spawned pb_spawn(int image, int control, int application, uint64_t flags);
+
+const char *pb_verb_name(int verb);
+const char *pb_verb_kinds(int verb);
+int pb_check_plan(const char *bytes, size_t size, uint32_t nfds, uint32_t *bad);
+size_t pb_reply_size(void);
+"""
+
+SOURCE = """
+#include <stdlib.h>
+#include <string.h>
+#include "proto.h"
+#include "spawn.h"
+#include "steps.h"
+
+/* The step decoder on bytes of Python's, which need not be aligned. */
+static int pb_check_plan(const char *bytes, size_t size, uint32_t nfds, uint32_t *bad)
+{
+    struct pb_plan plan;
+    char *aligned = malloc(size ? size : 1);
+    if (!aligned)
+        return 12; /* ENOMEM */
+    memcpy(aligned, bytes, size);
+    int error = pb_decode(aligned, size, NULL, nfds, &plan, bad);
+    free(aligned);
+    return error;
+}
+
+static size_t pb_reply_size(void) { return sizeof(struct pb_reply); }
+"""
+
+
+def main(output: str) -> None:
+    """Write the extension's C source to `output`."""
+    ffi = cffi.FFI()
+    ffi.cdef(DECLARATIONS)
+    ffi.set_source("pysandbox._native", SOURCE)
+    ffi.emit_c_code(output)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,547 @@
+/* init.c: PID 1 of a box.
+ *
+ * The application makes this process with all the box's namespaces, from a sealed memfd (so nothing of the
+ * application's memory is in it, and no file of the host is behind /proc/1/exe).  It carries out the box's plan,
+ * then waits for requests on the control socket: run a program, open a file.
+ *
+ *   application --control socket--> init --fork--> the run's child: its plan, ending in EXEC
+ *               <--run's socket---- started, ended
+ *
+ * A run and its tree.  init is the parent of a run's program, and every orphan of the run falls to init, so when
+ * the program has ended init kills all that is left and then says so.  As PID 1 with one run it does that with
+ * kill(-1), which no fork can outrun.  A run that starts while another is on goes to a *keeper*: a copy of init,
+ * made a subreaper, that serves that one run by the same loop and ends with it.
+ *
+ * The end.  The box ends when the control socket closes or the application's pidfd says that it died, whichever
+ * is first.  init then exits, and the kernel kills the PID namespace with it; without a PID namespace of its own
+ * init kills its tree first.
+ *
+ * Owns: the control socket, the runs' sockets, the fds received.  May call: sys.h, steps.h.  No libc, no
+ * allocation but mmap of a request's body, no handler of any signal (all are blocked, SIGCHLD comes by signalfd).
+ */
+#include "proto.h"
+#include "steps.h"
+#include "sys.h"
+
+#define CONTROL_FD 3 /* where spawn.c puts them */
+#define APPLICATION_FD 4
+#define MAX_KEEPERS 256
+#define NO_STEP UINT32_MAX /* a failure that is no step's: the request itself, or the fork */
+
+struct run {
+    int socket; /* -1: no run */
+    int program; /* its pid; 0 once it has been waited for */
+    bool ending; /* the program has ended, or is to be killed with all of its run */
+    struct pb_reply report;
+};
+
+static struct state {
+    int control; /* -1 in a keeper */
+    int application;
+    int signals;
+    bool is_pid1;
+    uint32_t n_keepers;
+    int keepers[MAX_KEEPERS];
+    struct run run;
+    struct pb_context context;
+} state;
+
+struct request {
+    struct pb_head head;
+    char *body; /* mmapped, head.length bytes */
+    uint32_t n_fds;
+    int fds[PB_MAX_FDS];
+};
+
+struct failure {
+    uint32_t step;
+    int32_t error;
+};
+
+/* --- talking ---------------------------------------------------------------------------------------------- */
+
+/* Sends one reply, with a descriptor when fd >= 0.  A reader that is gone is no matter: its end is seen elsewhere. */
+static void send_reply(int socket, const struct pb_reply *reply, int fd)
+{
+    struct iovec part = {.iov_base = (void *)(uintptr_t)reply, .iov_len = sizeof *reply};
+    struct {
+        struct pb_cmsghdr head;
+        int fd;
+    } __attribute__((aligned(8))) control = {{.len = sizeof control.head + sizeof(int), .level = PB_SOL_SOCKET, .type = PB_SCM_RIGHTS}, fd};
+    struct pb_msghdr message = {.iov = &part, .iovlen = 1};
+    if (fd >= 0) {
+        message.control = &control;
+        message.controllen = sizeof control;
+    }
+    long r;
+    do
+        r = sys_sendmsg(socket, &message, PB_MSG_NOSIGNAL);
+    while (r == -EINTR);
+}
+
+static void send_failure(int socket, uint32_t step, int error)
+{
+    struct pb_reply reply = {.kind = PB_FAILED, .step = step, .error = error};
+    send_reply(socket, &reply, -1);
+}
+
+static void close_all(const struct request *request)
+{
+    for (uint32_t i = 0; i < request->n_fds; i++)
+        sys_close(request->fds[i]);
+    if (request->body)
+        sys_munmap(request->body, request->head.length);
+}
+
+static bool read_exactly(int fd, char *to, size_t length)
+{
+    while (length) {
+        long n = sys_read(fd, to, length);
+        if (n == -EINTR)
+            continue;
+        if (n <= 0)
+            return false;
+        to += n;
+        length -= (size_t)n;
+    }
+    return true;
+}
+
+/* Receives one request.  False when the socket has closed or what came is no request: both end the box. */
+static bool receive(int control, struct request *request)
+{
+    union {
+        struct pb_cmsghdr head;
+        char space[sizeof(struct pb_cmsghdr) + (PB_MAX_FDS + 3) * sizeof(int)];
+    } __attribute__((aligned(8))) ancillary;
+    struct iovec part = {.iov_base = &request->head, .iov_len = sizeof request->head};
+    struct pb_msghdr message = {
+        .iov = &part, .iovlen = 1, .control = &ancillary, .controllen = sizeof ancillary};
+    request->body = 0;
+    request->n_fds = 0;
+    long got;
+    do
+        got = sys_recvmsg(control, &message, PB_MSG_CMSG_CLOEXEC);
+    while (got == -EINTR);
+    if (got <= 0)
+        return false;
+    if (message.controllen >= sizeof(struct pb_cmsghdr) && ancillary.head.level == PB_SOL_SOCKET &&
+        ancillary.head.type == PB_SCM_RIGHTS && ancillary.head.len <= sizeof ancillary) {
+        const int *fds = (const int *)(&ancillary.head + 1);
+        size_t count = (ancillary.head.len - sizeof(struct pb_cmsghdr)) / sizeof(int);
+        for (size_t i = 0; i < count; i++) {
+            if (request->n_fds < PB_MAX_FDS)
+                request->fds[request->n_fds++] = fds[i];
+            else
+                sys_close(fds[i]);
+        }
+    }
+    if (!read_exactly(control, (char *)&request->head + got, sizeof request->head - (size_t)got))
+        return false;
+    const struct pb_head *head = &request->head;
+    if (head->magic != PB_MAGIC || head->length > PB_MAX_BODY || head->nfds != request->n_fds ||
+        message.flags & PB_MSG_CTRUNC)
+        return false;
+    if (!head->length)
+        return true;
+    long body = sys_mmap(head->length);
+    if (body < 0 && body > -4096)
+        return false;
+    request->body = (char *)body;
+    return read_exactly(control, request->body, head->length);
+}
+
+/* --- a run's tree ----------------------------------------------------------------------------------------- */
+
+/* SIGKILLs every child but the keepers.  Returns how many there were, or -errno. */
+static long kill_children(const struct state *s)
+{
+    static char text[1 << 16];
+    /* The host's /proc counts in the host's pids, which are ours only if we share its namespace. */
+    int proc = s->context.box_proc >= 0 ? s->context.box_proc : s->context.host_proc;
+    if (proc < 0)
+        return -ENOENT;
+    long fd = sys_openat(proc, "thread-self/children", O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0)
+        return fd;
+    long length = 0, got;
+    while ((got = sys_read((int)fd, text + length, sizeof text - (size_t)length)) > 0)
+        length += got;
+    sys_close((int)fd);
+    long found = 0;
+    int pid = 0;
+    for (long i = 0; i < length; i++) { /* "12 345 "; a number cut off by the buffer's end is not taken */
+        if (text[i] != ' ') {
+            pid = pid * 10 + (text[i] - '0');
+            continue;
+        }
+        bool keeper = false;
+        for (uint32_t k = 0; k < s->n_keepers; k++)
+            keeper |= s->keepers[k] == pid;
+        if (!keeper) {
+            sys_kill(pid, PB_SIGKILL);
+            found++;
+        }
+        pid = 0;
+    }
+    return found;
+}
+
+static void account(struct pb_reply *report, const struct rusage *used)
+{
+    report->user_us += (uint64_t)used->ru_utime.tv_sec * 1000000 + (uint64_t)used->ru_utime.tv_usec;
+    report->system_us += (uint64_t)used->ru_stime.tv_sec * 1000000 + (uint64_t)used->ru_stime.tv_usec;
+    if ((uint64_t)used->ru_maxrss > report->max_rss_kib)
+        report->max_rss_kib = (uint64_t)used->ru_maxrss;
+    report->voluntary += (uint64_t)used->ru_nvcsw;
+    report->involuntary += (uint64_t)used->ru_nivcsw;
+    report->blocks_in += (uint64_t)used->ru_inblock;
+    report->blocks_out += (uint64_t)used->ru_oublock;
+}
+
+/* Takes in every child that has ended.  Returns false when there is no child at all. */
+static bool reap(struct state *s)
+{
+    for (;;) {
+        struct rusage used;
+        int status;
+        long pid = sys_wait4(-1, &status, PB_WNOHANG | PB_WALL, &used);
+        if (pid <= 0)
+            return pid != -ECHILD;
+        bool keeper = false;
+        for (uint32_t k = 0; k < s->n_keepers; k++)
+            if (s->keepers[k] == pid) {
+                s->keepers[k] = s->keepers[--s->n_keepers];
+                keeper = true;
+                break;
+            }
+        if (keeper || s->run.socket < 0)
+            continue;
+        account(&s->run.report, &used);
+        if (pid == s->run.program) {
+            s->run.program = 0;
+            s->run.ending = true;
+            s->run.report.status = status;
+        } else if (s->run.ending && (status & 0x7f) == PB_SIGKILL) {
+            s->run.report.killed++;
+        }
+    }
+}
+
+/* Kills what is left of an ending run; when nothing is, reports the end.  Called again at each SIGCHLD. */
+static void settle(struct state *s)
+{
+    struct run *run = &s->run;
+    if (run->socket < 0 || !run->ending)
+        return;
+    bool left;
+    if (s->is_pid1 && s->n_keepers == 0) {
+        sys_kill(-1, PB_SIGKILL); /* all but ourselves, at once: kill(2) */
+        left = reap(s);
+    } else {
+        long found = kill_children(s);
+        left = reap(s);
+        if (found < 0 && left)
+            sys_exit(1); /* what cannot be listed cannot be killed one by one: end the box */
+        if (s->n_keepers)
+            left = found > 0 || kill_children(s) > 0;
+    }
+    if (left || run->program)
+        return;
+    run->report.kind = PB_ENDED;
+    send_reply(run->socket, &run->report, -1);
+    sys_close(run->socket);
+    run->socket = -1;
+}
+
+static _Noreturn void end_box(struct state *s)
+{
+    if (!s->is_pid1) {
+        int status;
+        s->n_keepers = 0;
+        while (kill_children(s) > 0)
+            sys_wait4(-1, &status, PB_WALL, 0);
+    }
+    sys_exit(0);
+}
+
+/* --- starting a run ----------------------------------------------------------------------------------------- */
+
+/* The program may be given descriptors under any number; ours move above the highest of them. */
+static int out_of_the_way(const struct pb_plan *plan, struct request *request, int *report, struct failure *failure)
+{
+    long highest = 2;
+    for (uint32_t i = 0; i < plan->count; i++)
+        if (plan->steps[i].verb == PB_VERB_STDIO && plan->steps[i].arg[1] <= 0x7ffffffe) {
+            failure->step = i;
+            if ((long)plan->steps[i].arg[1] > highest)
+                highest = (long)plan->steps[i].arg[1];
+        }
+    for (uint32_t i = 0; i <= request->n_fds; i++) {
+        int *fd = i < request->n_fds ? &request->fds[i] : report;
+        if (*fd > highest)
+            continue;
+        long moved = SYS3(__NR_fcntl, *fd, F_DUPFD_CLOEXEC, highest + 1);
+        if (moved < 0)
+            return (int)-moved;
+        *fd = (int)moved;
+    }
+    return 0;
+}
+
+static _Noreturn void become_program(struct state *s, const struct pb_plan *plan, struct request *request, int report)
+{
+    struct failure failure = {0};
+    uint64_t none = 0;
+    failure.error = out_of_the_way(plan, request, &report, &failure);
+    if (!failure.error) {
+        SYS4(__NR_rt_sigprocmask, PB_SIG_SETMASK, &none, 0, sizeof none);
+        failure.error = pb_execute(&s->context, plan, &failure.step);
+    }
+    sys_write(report, &failure, sizeof failure);
+    sys_exit(127);
+}
+
+static void start_run(struct state *s, struct request *request)
+{
+    struct pb_plan plan;
+    struct failure failure = {.step = NO_STEP};
+    int pidfd = -1, ends[2];
+    int socket = request->fds[0];
+    int error = pb_decode(request->body, request->head.length, request->fds, request->n_fds, &plan, &failure.step);
+    if (!error)
+        error = (int)-SYS2(__NR_pipe2, ends, O_CLOEXEC);
+    if (error) {
+        send_failure(socket, failure.step, error);
+        sys_close(socket);
+        return;
+    }
+    long pid = SYS5(__NR_clone, CLONE_PIDFD | PB_SIGCHLD, 0, &pidfd, 0, 0);
+    if (pid == 0)
+        become_program(s, &plan, request, ends[1]);
+    sys_close(ends[1]);
+    if (pid < 0) {
+        send_failure(socket, NO_STEP, (int)-pid);
+        sys_close(socket);
+    } else if (read_exactly(ends[0], (char *)&failure, sizeof failure)) {
+        sys_wait4((int)pid, &error, PB_WALL, 0);
+        send_failure(socket, failure.step, failure.error);
+        sys_close(socket);
+    } else { /* the pipe closed by exec */
+        s->run = (struct run){.socket = socket, .program = (int)pid};
+        struct pb_reply reply = {.kind = PB_STARTED, .pid = (int)pid};
+        send_reply(socket, &reply, pidfd);
+    }
+    sys_close(ends[0]);
+    if (pidfd >= 0)
+        sys_close(pidfd);
+}
+
+static int make_signalfd(void)
+{
+    uint64_t child = 1u << (PB_SIGCHLD - 1);
+    return (int)SYS4(__NR_signalfd4, -1, &child, sizeof child, O_CLOEXEC | O_NONBLOCK);
+}
+
+static void serve(struct state *s);
+
+static _Noreturn void become_keeper(struct state *s, struct request *request)
+{
+    sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0);
+    sys_close(s->control);
+    sys_close(s->application);
+    sys_close(s->run.socket);
+    sys_close(s->signals);
+    s->control = s->application = s->run.socket = -1;
+    s->signals = make_signalfd();
+    s->is_pid1 = false;
+    s->n_keepers = 0;
+    start_run(s, request);
+    for (uint32_t i = 1; i < request->n_fds; i++)
+        sys_close(request->fds[i]);
+    while (s->run.socket >= 0)
+        serve(s);
+    sys_exit(0);
+}
+
+static void request_run(struct state *s, struct request *request)
+{
+    if (request->n_fds == 0)
+        return;
+    if (s->run.socket < 0) {
+        start_run(s, request);
+        request->fds[0] = request->fds[--request->n_fds]; /* the socket has an owner now */
+        return;
+    }
+    long pid = s->n_keepers == MAX_KEEPERS ? -EAGAIN : SYS5(__NR_clone, PB_SIGCHLD, 0, 0, 0, 0);
+    if (pid == 0)
+        become_keeper(s, request);
+    if (pid < 0)
+        send_failure(request->fds[0], NO_STEP, (int)-pid);
+    else
+        s->keepers[s->n_keepers++] = (int)pid;
+}
+
+/* --- files ---------------------------------------------------------------------------------------------------- */
+
+/* Opens a regular file inside the box for the application, with the box's rights.  Never blocks: a FIFO or a
+ * device that the payload put there is an error. */
+static long open_for_application(const struct request *request)
+{
+    const struct pb_open *wanted = (const struct pb_open *)request->body;
+    struct stat st;
+    if (request->head.length <= sizeof *wanted || request->body[request->head.length - 1])
+        return -EINVAL;
+    const char *path = request->body + sizeof *wanted;
+    uint64_t resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | (wanted->links ? 0 : RESOLVE_NO_SYMLINKS);
+    uint64_t flags = (wanted->flags & (O_ACCMODE | O_CREAT | O_EXCL)) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+    long fd = sys_openat2(AT_FDCWD, path, flags, flags & O_CREAT ? wanted->mode & 07777 : 0, resolve);
+    if (fd < 0)
+        return fd;
+    long r = sys_fstat((int)fd, &st);
+    if (r >= 0 && (st.st_mode & PB_S_IFMT) != PB_S_IFREG)
+        r = (st.st_mode & PB_S_IFMT) == PB_S_IFDIR ? -EISDIR : -ENXIO;
+    if (r >= 0 && wanted->flags & O_TRUNC)
+        r = SYS2(__NR_ftruncate, fd, 0);
+    if (r >= 0 && flags & O_CREAT) {
+        r = SYS3(__NR_fchown, fd, wanted->uid, wanted->gid);
+        if (r >= 0)
+            r = SYS2(__NR_fchmod, fd, wanted->mode & 07777);
+    }
+    if (r < 0) {
+        sys_close((int)fd);
+        return r;
+    }
+    return fd;
+}
+
+static void request_open(struct state *s, const struct request *request)
+{
+    struct pb_reply reply = {.kind = PB_READY};
+    long fd = open_for_application(request);
+    if (fd < 0)
+        reply = (struct pb_reply){.kind = PB_FAILED, .step = NO_STEP, .error = (int)-fd};
+    send_reply(s->control, &reply, (int)fd);
+    if (fd >= 0)
+        sys_close((int)fd);
+}
+
+static void request_setup(struct state *s, const struct request *request)
+{
+    struct pb_plan plan;
+    struct pb_reply reply = {.kind = PB_READY};
+    int error = pb_decode(request->body, request->head.length, request->fds, request->n_fds, &plan, &reply.step);
+    if (!error)
+        error = pb_execute(&s->context, &plan, &reply.step);
+    if (!error && !s->is_pid1) {
+        reply.step = NO_STEP;
+        if (kill_children(s) < 0)
+            error = ENOSYS; /* without a PID namespace the tree is found through /proc only */
+    }
+    if (s->is_pid1 && s->context.host_proc >= 0) {
+        sys_close(s->context.host_proc);
+        s->context.host_proc = -1;
+    }
+    if (error) {
+        reply.kind = PB_FAILED;
+        reply.error = error;
+    }
+    send_reply(s->control, &reply, -1);
+}
+
+/* --- the loop --------------------------------------------------------------------------------------------------- */
+
+static void take_order(struct state *s)
+{
+    struct pb_order order;
+    struct run *run = &s->run;
+    long got = sys_read(run->socket, &order, sizeof order);
+    if (got == -EINTR || got == -EAGAIN)
+        return;
+    if (got != sizeof order || order.kind == PB_KILL) {
+        /* A closed handle means the same as the order: nobody waits for this run any more. */
+        run->ending = true;
+        if (run->program)
+            sys_kill(run->program, PB_SIGKILL);
+        settle(s);
+    } else if (run->program && order.signal <= 64) {
+        sys_kill(order.kind == PB_SIGNAL_GROUP ? -run->program : run->program, (int)order.signal);
+    }
+}
+
+static void take_request(struct state *s)
+{
+    struct request request;
+    if (!receive(s->control, &request))
+        end_box(s);
+    switch (request.head.request) {
+    case PB_SETUP: request_setup(s, &request); break;
+    case PB_RUN: request_run(s, &request); break;
+    case PB_OPEN: request_open(s, &request); break;
+    default: end_box(s);
+    }
+    close_all(&request);
+}
+
+/* Waits for one thing to happen, and sees to it. */
+static void serve(struct state *s)
+{
+    struct pollfd watched[] = {
+        {.fd = s->control, .events = POLLIN},
+        {.fd = s->application, .events = POLLIN},
+        {.fd = s->signals, .events = POLLIN},
+        {.fd = s->run.socket, .events = POLLIN},
+    };
+    if (s->run.socket >= 0 && s->run.ending)
+        watched[3].fd = -1; /* no order matters any more, and a closed socket would be ready for ever */
+    if (SYS5(__NR_ppoll, watched, 4, 0, 0, 0) < 0)
+        return;
+    if (watched[1].revents)
+        end_box(s);
+    if (watched[2].revents) {
+        char drained[128 * 4];
+        while (sys_read(s->signals, drained, sizeof drained) > 0)
+            ;
+        reap(s);
+        settle(s);
+    }
+    if (watched[3].revents && s->run.socket >= 0)
+        take_order(s);
+    if (watched[0].revents)
+        take_request(s);
+}
+
+static void default_signals(void)
+{
+    /* What the application ignores would be ignored by the payload too. */
+    struct {
+        void *handler;
+        unsigned long flags;
+        void *restorer;
+        uint64_t mask;
+    } initial = {0};
+    uint64_t all = ~0ull;
+    for (int sig = 1; sig <= 64; sig++)
+        SYS4(__NR_rt_sigaction, sig, &initial, 0, sizeof initial.mask);
+    SYS4(__NR_rt_sigprocmask, PB_SIG_SETMASK, &all, 0, sizeof all);
+}
+
+_Noreturn void pb_init(void)
+{
+    struct state *s = &state;
+    default_signals();
+    SYS1(__NR_umask, 022);
+    sys_prctl(PR_SET_NAME, (unsigned long)"pysandbox-init", 0);
+    s->control = CONTROL_FD;
+    s->application = APPLICATION_FD;
+    s->run.socket = -1;
+    s->is_pid1 = SYS0(__NR_getpid) == 1;
+    pb_context_init(&s->context);
+    s->context.host_proc = (int)sys_openat(AT_FDCWD, "/proc", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+    if (SYS1(__NR_chdir, "/") < 0 || (s->signals = make_signalfd()) < 0)
+        sys_exit(1);
+    if (!s->is_pid1 && sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0) < 0)
+        sys_exit(1);
+    for (;;)
+        serve(s);
+}

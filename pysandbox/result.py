@@ -1,0 +1,103 @@
+"""What is said about a run: `Result`, `Verdict`, `Usage`, `Enforcement`.  Data only; imports nothing of ours but errors."""
+
+from __future__ import annotations
+
+import enum
+import signal as signals
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import AnyStr, Generic
+
+from .errors import ProcessError
+
+__all__ = ["Enforcement", "Level", "Result", "Usage", "Verdict"]
+
+
+class Verdict(enum.Enum):
+    """Why a run ended.  Each is proved: see `Result.evidence`."""
+
+    OK = "OK"  #: exit status 0
+    NONZERO_EXIT = "NONZERO_EXIT"  #: another exit status
+    SIGNALED = "SIGNALED"  #: a signal that neither pysandbox nor a limit sent
+    CPU_TIME_EXCEEDED = "CPU_TIME_EXCEEDED"  #: `cpu_time`, over all processes of the run
+    WALL_TIME_EXCEEDED = "WALL_TIME_EXCEEDED"  #: `timeout`
+    MEMORY_EXCEEDED = "MEMORY_EXCEEDED"  #: the kernel (or the watch) killed for memory
+    OUTPUT_EXCEEDED = "OUTPUT_EXCEEDED"  #: `max_output` on a captured stream, or the file size limit
+    FORBIDDEN_SYSCALL = "FORBIDDEN_SYSCALL"  #: killed by the seccomp policy
+    KILLED = "KILLED"  #: by the caller: `kill()`, `terminate()`, leaving the block
+
+
+class Level(str, enum.Enum):
+    """How much of a layer is in force."""
+
+    FULL = "full"
+    PARTIAL = "partial"
+    NONE = "none"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Enforcement:
+    """What is in force of one layer: `level`, by which `mechanism`, and `reason` where it is not full."""
+
+    level: Level
+    mechanism: str
+    reason: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.level}: {self.mechanism}"
+        return f"{text} ({self.reason})" if self.reason else text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What a run used: seconds and bytes, over all its processes; None where nothing measured it.
+
+    The counter behind each figure is named in `Result.evidence` under the figure's name.
+    """
+
+    wall_time: float  #: from the program's start to its end
+    cpu_time: float | None = None
+    cpu_user: float | None = None
+    cpu_system: float | None = None
+    memory_peak: int | None = None
+    io_read: int | None = None
+    io_written: int | None = None
+    processes_peak: int | None = None
+    setup_time: float | None = None  #: from the call to the program's start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Generic[AnyStr]):
+    """The outcome of a run.  Has all that `subprocess.CompletedProcess` has; true when the verdict is OK."""
+
+    args: tuple[str, ...]
+    returncode: int  #: exit status, or minus the signal
+    stdout: AnyStr | None
+    stderr: AnyStr | None
+    verdict: Verdict
+    usage: Usage
+    limits_hit: frozenset[str] = frozenset()  #: of "memory", "pids", "cpu_time", "wall_time", "output", "file_size"
+    evidence: Mapping[str, object] = field(default_factory=dict)
+    truncated: bool = False  #: output past `max_output` was dropped
+    enforcement: Mapping[str, Enforcement] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self.verdict is Verdict.OK
+
+    @property
+    def signal(self) -> signals.Signals | int | None:
+        """The signal that ended the program, or None."""
+        if self.returncode >= 0:
+            return None
+        try:
+            return signals.Signals(-self.returncode)
+        except ValueError:  # a real-time signal between SIGRTMIN and SIGRTMAX has no name
+            return -self.returncode
+
+    def check_returncode(self) -> None:
+        """Raise `ProcessError` unless the verdict is OK."""
+        if not self:
+            raise ProcessError(self)

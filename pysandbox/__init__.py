@@ -1,0 +1,84 @@
+"""Run untrusted work in isolation, straight on the Linux kernel.
+
+    result = pysandbox.run(["python3", "main.py"], input=b"3 4\\n", timeout=2)
+
+    with Sandbox(CgroupLimits(memory="256M", pids=32)) as box:
+        box.write_file("main.py", source)
+        result = box.run(["python3", "main.py"], timeout=2, cpu_time=1)
+"""
+
+from .features import check_platform as _check_platform
+
+_check_platform()
+
+from .errors import (  # noqa: E402
+    CallError,
+    CommandNotExecutableError,
+    CommandNotFoundError,
+    ConfigError,
+    ExecError,
+    ProcessError,
+    ProtocolError,
+    RemoteError,
+    ResultEncodingError,
+    SandboxError,
+    SandboxTimeout,
+    SetupError,
+    UnsupportedError,
+    WorkerDied,
+)
+from .layers import (  # noqa: E402
+    Bind,
+    Capabilities,
+    CgroupLimits,
+    ChrootJail,
+    Environment,
+    Layer,
+    Namespaces,
+    Rlimits,
+    Tmpfs,
+)
+from .process import DEVNULL, PIPE, STDOUT, Popen  # noqa: E402
+from .result import Enforcement, Level, Result, Usage, Verdict  # noqa: E402
+from .sandbox import Sandbox, popen, run  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DEVNULL",
+    "PIPE",
+    "STDOUT",
+    "Bind",
+    "CallError",
+    "Capabilities",
+    "CgroupLimits",
+    "ChrootJail",
+    "CommandNotExecutableError",
+    "CommandNotFoundError",
+    "ConfigError",
+    "Enforcement",
+    "Environment",
+    "ExecError",
+    "Layer",
+    "Level",
+    "Namespaces",
+    "Popen",
+    "ProcessError",
+    "ProtocolError",
+    "RemoteError",
+    "Result",
+    "ResultEncodingError",
+    "Rlimits",
+    "Sandbox",
+    "SandboxError",
+    "SandboxTimeout",
+    "SetupError",
+    "Tmpfs",
+    "UnsupportedError",
+    "Usage",
+    "Verdict",
+    "WorkerDied",
+    "__version__",
+    "popen",
+    "run",
+]

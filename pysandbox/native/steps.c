@@ -494,7 +494,7 @@ static long mount_devpts(struct pb_context *c, const char *path, uint64_t attrib
     return 0;
 }
 
-/* The name, in the new root, of the empty file that covers others; gone once the root is entered. */
+/* The name, in the new root, of the empty file that covers others; gone again when the root is entered. */
 #define EMPTY_FILE ".pysandbox-empty"
 
 static long clone_of_empty_file(const struct pb_context *c)

@@ -1,0 +1,371 @@
+"""The application's side of init: starting it, its id maps, the control socket.  native/proto.h is the other side.
+
+A `Box` belongs to the process that made it.  Its lifetime hangs on descriptors: init ends when the control socket
+closes or this process dies, by whatever cause.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import _native, features
+from ._native import lib
+from .errors import SandboxError, SetupError, UnsupportedError
+from .layers.namespaces import CLONE_FLAGS
+from .plan import Blueprint, IdRequest, Plan, Step
+
+_HEAD = struct.Struct("=IIII")
+_MAGIC = 0x50594258
+_SETUP, _RUN, _OPEN = 1, 2, 3
+_OPEN_BODY = struct.Struct("=IIIII")
+REPLY = struct.Struct("=IIiiiI7Q")
+READY, FAILED, STARTED, ENDED = 1, 2, 3, 4
+_ORDER = struct.Struct("=II")
+ORDER_SIGNAL, ORDER_SIGNAL_GROUP, ORDER_KILL = 1, 2, 3
+_NO_STEP = 0xFFFFFFFF
+_PATIENCE = 60.0  # seconds that init may take to answer, before the box is given up
+
+_SPAWN_STEPS = ("mmap", "clone", "capset", "dup3", "execveat")
+
+_image_lock = threading.Lock()
+_image: int | None = None
+
+
+def _init_image() -> int:
+    """The init program in a sealed memfd, made once per process; no file of the host is behind /proc/1/exe."""
+    global _image
+    with _image_lock:
+        if _image is None:
+            program = (Path(_native.__file__).parent / "native" / "pysandbox-init").read_bytes()
+            allow_sealing, executable = 2, 0x10
+            try:
+                fd = os.memfd_create("pysandbox-init", os.MFD_CLOEXEC | allow_sealing | executable)
+            except OSError:  # MFD_EXEC is new in Linux 6.3
+                fd = os.memfd_create("pysandbox-init", os.MFD_CLOEXEC | allow_sealing)
+            os.write(fd, program)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, 1 | 2 | 4 | 8)  # F_SEAL_SEAL, SHRINK, GROW, WRITE
+            _image = fd
+        return _image
+
+
+@dataclass
+class Reply:
+    """One message of init's (struct pb_reply)."""
+
+    kind: int
+    step: int
+    error: int
+    status: int
+    pid: int
+    killed: int
+    user_us: int
+    system_us: int
+    max_rss_kib: int
+    voluntary: int
+    involuntary: int
+    blocks_in: int
+    blocks_out: int
+
+
+@dataclass
+class StartedRun:
+    """A program that has been exec'd: its socket to init, its pid inside, and a pidfd."""
+
+    socket: socket.socket
+    pid: int
+    pidfd: int
+
+    def order(self, kind: int, number: int = 0) -> None:
+        """Tell init to signal or kill the run; a run that has ended already is no error."""
+        with contextlib.suppress(OSError):
+            self.socket.send(_ORDER.pack(kind, number), socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+
+    def host_pid(self) -> int | None:
+        """The program's pid as this process sees it, or None once it is gone."""
+        with contextlib.suppress(OSError, ValueError), open(f"/proc/self/fdinfo/{self.pidfd}", encoding="ascii") as info:
+            for line in info:
+                if line.startswith("Pid:"):
+                    pid = int(line.split()[1])
+                    return pid if pid > 0 else None
+        return None
+
+    def close(self) -> None:
+        """Let go of the run: what is left of it is killed."""
+        self.socket.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+class Box:
+    """A living box: init and everything in it."""
+
+    def __init__(self, blueprint: Blueprint) -> None:
+        self.blueprint = blueprint
+        self.payload_ids: tuple[int, int] = (os.geteuid(), os.getegid())  # host ids that the payload has
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._control: socket.socket | None = None
+        self.pid = -1
+        self.pidfd = -1
+        plan = blueprint.box_plan()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with theirs:
+                self._spawn(theirs)
+            self._control = ours
+            ours.settimeout(_PATIENCE)
+            if blueprint.ids is not None:
+                self._map_ids(blueprint.ids)
+            self._send(_SETUP, plan.encoded)
+            reply, _ = self._receive_reply()
+            if reply.kind != READY:
+                raise step_error(plan, reply)
+        except BaseException:
+            ours.close()
+            self._control = None
+            self._wait_for_end()
+            raise
+
+    def _spawn(self, control: socket.socket) -> None:
+        flags = sum(CLONE_FLAGS[name] for name in self.blueprint.facts.namespaces if name in CLONE_FLAGS)
+        image = _init_image()
+        application = os.pidfd_open(os.getpid())
+        try:
+            spawned = lib.pb_spawn(image, control.fileno(), application, flags)
+        finally:
+            os.close(application)
+        if spawned.error:
+            step = _SPAWN_STEPS[spawned.step]
+            arguments: dict[str, object] = {}
+            if step == "clone":
+                arguments["namespaces"] = " ".join(sorted(self.blueprint.facts.namespaces))
+            raise _setup_error(spawned.error, "Namespaces" if step == "clone" else "init", step, arguments)
+        self.pid, self.pidfd = spawned.pid, spawned.pidfd
+
+    # --- id maps: user_namespaces(7) -----------------------------------------------------------------------------
+
+    def _map_ids(self, ids: IdRequest) -> None:
+        facts = self.blueprint.facts
+        if ids.subordinate:
+            for kind, inside, own in (("uid", ids.uid, facts.caller_uid), ("gid", ids.gid, facts.caller_gid)):
+                self._map_by_helper(kind, inside, own)
+            return
+        if not facts.privileged:
+            self._write_map("setgroups", "deny")  # required before an unprivileged gid_map
+            self._write_map("uid_map", f"{ids.uid} {facts.caller_uid} 1\n")
+            self._write_map("gid_map", f"{ids.gid} {facts.caller_gid} 1\n")
+            return
+        first = ids.host_id if ids.host_id is not None else features.free_host_ids(self.pid)
+        self._write_map("uid_map", _two_ids(ids.uid, first))
+        self._write_map("gid_map", _two_ids(ids.gid, first))
+        self.payload_ids = (first + (ids.uid != 0), first + (ids.gid != 0))
+
+    def _write_map(self, name: str, content: str) -> None:
+        try:
+            with open(f"/proc/{self.pid}/{name}", "w", encoding="ascii") as file:
+                file.write(content)
+        except OSError as error:
+            arguments = {"map": content.strip().replace("\n", ", ")}
+            raise _setup_error(error.errno or errno.EIO, "Namespaces", name, arguments) from None
+
+    def _map_by_helper(self, kind: str, inside: int, own: int) -> None:
+        helper = shutil.which(f"new{kind}map")
+        start, count = _subordinate_range(kind)
+        if helper is None or not count:
+            raise UnsupportedError(
+                "Namespaces(subordinate=True)",
+                need=f"new{kind}map(1) and a range for this user in /etc/sub{kind}",
+                have="no such program" if helper is None else "no such range",
+                remedy=f"install uidmap, and usermod --add-sub{kind}s",
+            )
+        ranges = [(inside, own, 1), (inside + 1, start + inside, count - inside)]
+        if inside:
+            ranges.insert(0, (0, start, inside))
+        words = [str(number) for line in ranges for number in line if line[2] > 0]
+        done = subprocess.run([helper, str(self.pid), *words], capture_output=True, text=True, check=False)
+        if done.returncode:
+            arguments = {"command": " ".join([helper, "PID", *words]), "said": done.stderr.strip()}
+            raise _setup_error(errno.EPERM, "Namespaces", f"new{kind}map", arguments)
+
+    # --- talking to init -------------------------------------------------------------------------------------------
+
+    def _send(self, request: int, body: bytes, fds: list[int] | None = None) -> None:
+        control = self._control
+        if os.getpid() != self._owner:
+            raise SandboxError("a box belongs to the process that made it; make another after a fork")
+        if control is None:
+            raise SandboxError("the box has ended")
+        fds = fds or []
+        head = _HEAD.pack(_MAGIC, request, len(body), len(fds))
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"={len(fds)}i", *fds))] if fds else []
+        try:
+            sent = control.sendmsg([head, body], rights, socket.MSG_NOSIGNAL)
+            rest = memoryview(head + body)[sent:] if sent < len(head) + len(body) else memoryview(b"")
+            while rest:
+                rest = rest[control.send(rest, socket.MSG_NOSIGNAL) :]
+        except OSError as error:
+            raise SandboxError(f"the box has ended: {error.strerror}") from None
+
+    def _receive_reply(self) -> tuple[Reply, int]:
+        """A reply on the control socket and the descriptor that came with it, or -1."""
+        control = self._control
+        assert control is not None
+        try:
+            data, fds, _, _ = socket.recv_fds(control, REPLY.size, 1)
+        except OSError as error:
+            data, fds = b"", []
+            if isinstance(error, TimeoutError):
+                self.kill()
+        if len(data) != REPLY.size:
+            for fd in fds:
+                os.close(fd)
+            raise _setup_error(errno.EPIPE, "init", "reply", {"ended": not self.is_alive()})
+        return Reply(*REPLY.unpack(data)), fds[0] if fds else -1
+
+    def start_run(self, plan: Plan, fds: list[int]) -> StartedRun:
+        """Start a program.  The plan's descriptors count from 1: 0 is the run's own socket."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs, self._lock:
+                self._send(_RUN, plan.encoded, [theirs.fileno(), *fds])
+            ours.settimeout(_PATIENCE)
+            data, received, _, _ = socket.recv_fds(ours, REPLY.size, 1)
+            ours.setblocking(False)
+        except BaseException as error:
+            ours.close()
+            if isinstance(error, OSError) and not isinstance(error, SandboxError):
+                raise SandboxError(f"the box has ended: {error.strerror or error}") from None
+            raise
+        if len(data) != REPLY.size:
+            ours.close()
+            raise SandboxError("the box has ended")
+        reply = Reply(*REPLY.unpack(data))
+        if reply.kind != STARTED:
+            ours.close()
+            raise step_error(plan, reply)
+        return StartedRun(ours, reply.pid, received[0] if received else -1)
+
+    def open_file(self, path: str, flags: int, mode: int) -> int:
+        """Open a regular file inside, with the box's rights; no symlink is followed.  Returns a descriptor."""
+        facts = self.blueprint.facts
+        name = path.encode("utf-8", "surrogateescape") + b"\0"
+        body = _OPEN_BODY.pack(flags, mode, facts.uid, facts.gid, 0) + name
+        with self._lock:
+            self._send(_OPEN, body)
+            reply, fd = self._receive_reply()
+        if reply.kind != READY:
+            text = os.strerror(reply.error)
+            if reply.error == errno.ENXIO:
+                text = "Not a regular file"
+            elif reply.error == errno.ELOOP:
+                text = "A symbolic link is on the way, and none is followed"
+            raise OSError(reply.error, text, path)
+        return fd
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def is_alive(self) -> bool:
+        """Whether init still runs."""
+        return self.pidfd >= 0 and not _is_readable(self.pidfd, 0)
+
+    def kill(self) -> None:
+        """End the box at once."""
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End the box and wait until nothing is left of it.  In a forked child: just let go of it."""
+        control, self._control = self._control, None
+        if os.getpid() != self._owner:
+            if control is not None:
+                control.close()
+            if self.pidfd >= 0:
+                os.close(self.pidfd)
+                self.pidfd = -1
+            return
+        if control is not None:
+            # Not close alone: a forked copy of this process may hold the socket too.
+            with contextlib.suppress(OSError):
+                control.shutdown(socket.SHUT_RDWR)
+            control.close()
+        self._wait_for_end()
+
+    def _wait_for_end(self) -> None:
+        if self.pidfd < 0:
+            return
+        if not _is_readable(self.pidfd, 5.0):
+            self.kill()
+            _is_readable(self.pidfd, 60.0)
+        with contextlib.suppress(ChildProcessError):  # a caller that ignores SIGCHLD, or reaps everything
+            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        os.close(self.pidfd)
+        self.pidfd = -1
+
+    def __del__(self) -> None:
+        if getattr(self, "pidfd", -1) >= 0:
+            warnings.warn(f"unclosed box {self.pid}", ResourceWarning, source=self, stacklevel=1)
+            self.close()
+
+
+def _is_readable(fd: int, patience: float) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    deadline = time.monotonic() + patience
+    while True:
+        left = deadline - time.monotonic()
+        if poll.poll(max(0, left) * 1000):
+            return True
+        if left <= 0:
+            return False
+
+
+def _two_ids(inside: int, first: int) -> str:
+    """init as 0 and the payload as `inside`, or both as 0."""
+    return f"0 {first} 1\n" if inside == 0 else f"0 {first} 1\n{inside} {first + 1} 1\n"
+
+
+def _subordinate_range(kind: str) -> tuple[int, int]:
+    import pwd  # only for this rare case
+
+    names = {str(os.geteuid())}
+    with contextlib.suppress(KeyError):
+        names.add(pwd.getpwuid(os.geteuid()).pw_name)
+    try:
+        lines = Path(f"/etc/sub{kind}").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return (0, 0)
+    for line in lines:
+        fields = line.split(":")
+        if len(fields) == 3 and fields[0] in names and fields[1].isdigit() and fields[2].isdigit():
+            return (int(fields[1]), int(fields[2]))
+    return (0, 0)
+
+
+def _setup_error(number: int, layer: str, step: str, arguments: dict[str, object]) -> SetupError:
+    return SetupError(
+        number, layer=layer, step=step, arguments=arguments, hint=features.hint(step, number, arguments)
+    )
+
+
+def step_error(plan: Plan, reply: Reply) -> SandboxError:
+    """The exception for a failed step, by its index."""
+    if reply.step >= len(plan.steps):
+        return _setup_error(reply.error, "init", "fork" if reply.step == _NO_STEP else "decode", {})
+    step: Step = plan.steps[reply.step]
+    return _setup_error(reply.error, step.layer, step.name, step.arguments())

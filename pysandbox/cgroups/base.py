@@ -1,0 +1,126 @@
+"""What a cgroup of a run can do, whichever version of the interface the host has."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+from ..errors import SetupError
+from ..plan import CgroupRequest
+
+LAYER = "CgroupLimits"
+
+
+@dataclass
+class Readings:
+    """The counters of a leaf, None where this host has none; `sources` names the file of each."""
+
+    cpu_time: float | None = None
+    cpu_user: float | None = None
+    cpu_system: float | None = None
+    memory_peak: int | None = None
+    oom_kills: int | None = None
+    pids_refused: int | None = None
+    processes_peak: int | None = None
+    sources: dict[str, str] = field(default_factory=dict)
+
+
+class Leaf(ABC):
+    """The cgroup of one run."""
+
+    @abstractmethod
+    def attach_fds(self) -> list[int]:
+        """Descriptors to which a process writes "0" to move itself here."""
+
+    @abstractmethod
+    def cpu_time(self) -> float | None:
+        """CPU seconds used so far, by everything that ever ran here."""
+
+    @abstractmethod
+    def readings(self) -> Readings:
+        """All counters."""
+
+    @abstractmethod
+    def stop_forks(self) -> None:
+        """Let no process here fork any more, so that killing them one by one comes to an end."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Remove the leaf; its processes must be dead.  Closes its descriptors."""
+
+
+class Group(ABC):
+    """Where a process makes the leaves of its runs: its own cgroup."""
+
+    kind: str
+
+    @abstractmethod
+    def create(self, name: str, request: CgroupRequest) -> Leaf:
+        """Make a leaf with these limits; all of them are in force, or it is an error and nothing is left."""
+
+
+def make_directory(path: str) -> None:
+    """Make a cgroup; a failure names it."""
+    try:
+        os.mkdir(path, 0o755)
+    except OSError as error:
+        raise SetupError(error.errno or 0, layer=LAYER, step="mkdir", arguments={"path": path}) from None
+
+
+def write_knob(path: str, value: str) -> None:
+    """Write a limit; a failure names the file and the value."""
+    try:
+        with open(path, "w", encoding="ascii") as knob:
+            knob.write(value)
+    except OSError as error:
+        arguments = {"path": path, "value": value}
+        raise SetupError(error.errno or 0, layer=LAYER, step="write", arguments=arguments) from None
+
+
+def read_text(path: str) -> str | None:
+    """A counter's text, or None where this kernel has no such file."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as counter:
+            return counter.read()
+    except OSError:
+        return None
+
+
+def read_number(path: str) -> int | None:
+    """A counter that is one number."""
+    text = read_text(path)
+    return int(text) if text is not None and text.strip().isdigit() else None
+
+
+def read_keyed(path: str, key: str) -> int | None:
+    """One number of a file of "key number" lines."""
+    for line in (read_text(path) or "").splitlines():
+        name, _, value = line.partition(" ")
+        if name == key and value.strip().isdigit():
+            return int(value)
+    return None
+
+
+def remove_directory(path: str) -> None:
+    """Remove a cgroup, its children first; a dying member may keep it busy for a moment (EBUSY)."""
+    for attempt in range(200):
+        try:
+            os.rmdir(path)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            try:
+                with os.scandir(path) as found:
+                    children = [entry.path for entry in found if entry.is_dir(follow_symlinks=False)]
+            except FileNotFoundError:
+                return
+            for child in children:
+                remove_directory(child)
+            time.sleep(0.0002 * min(attempt, 50))
+    os.rmdir(path)

@@ -1,0 +1,121 @@
+"""Finding where this process may make cgroups, and saying why it may not.  Looks, and touches nothing."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import threading
+
+from . import v1, v2
+from .base import Group, read_text
+
+_lock = threading.Lock()
+_groups: dict[int, Group | None] = {}
+_numbers = itertools.count(1)
+
+CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
+
+
+def start_time(pid: int) -> int:
+    """When a process started, in clock ticks since boot: with the pid it names the process for good (proc(5))."""
+    text = read_text(f"/proc/{pid}/stat") or ""
+    return int(text.rpartition(")")[2].split()[19]) if text else 0
+
+
+@functools.cache
+def _owner(pid: int) -> str:
+    return f"pysandbox-{pid}-{start_time(pid)}"
+
+
+def fresh_name() -> str:
+    """A leaf's name: it says whose it is, so that what a dead process left can be recognised."""
+    return f"{_owner(os.getpid())}-{next(_numbers)}"
+
+
+def _mounts() -> tuple[dict[str, tuple[str, str]], tuple[str, str] | None]:
+    """The mounted hierarchies: v1 controller → (mount point, root of it), and the same for v2."""
+    controllers: dict[str, tuple[str, str]] = {}
+    unified: tuple[str, str] | None = None
+    for line in (read_text("/proc/self/mountinfo") or "").splitlines():
+        before, _, after = line.partition(" - ")
+        fields, kind = before.split(), after.split()
+        root, point = fields[3], fields[4]
+        if kind and kind[0] == "cgroup2" and unified is None:
+            unified = (point, root)
+        elif kind and kind[0] == "cgroup":
+            for option in kind[-1].split(","):
+                if option in CONTROLLERS:
+                    controllers.setdefault(option, (point, root))
+    return controllers, unified
+
+
+def _own_paths() -> tuple[dict[str, str], str | None]:
+    """This process's cgroups, from /proc/self/cgroup."""
+    controllers: dict[str, str] = {}
+    unified = None
+    for line in (read_text("/proc/self/cgroup") or "").splitlines():
+        number, _, rest = line.partition(":")
+        names, _, path = rest.partition(":")
+        if number == "0" and not names:
+            unified = path
+        for name in names.split(","):
+            controllers[name] = path
+    return controllers, unified
+
+
+def _folder(mount: tuple[str, str], path: str) -> str | None:
+    """The own cgroup as a folder, where the mount shows it."""
+    point, root = mount
+    if root != "/":
+        if path != root and not path.startswith(root + "/"):
+            return None
+        path = path[len(root) :]
+    folder = (point + path).rstrip("/") or "/"
+    return folder if os.path.isdir(folder) else None
+
+
+def _look() -> tuple[Group | None, str]:
+    mounts, unified_mount = _mounts()
+    own, own_unified = _own_paths()
+    hierarchies = {}
+    for controller, mount in mounts.items():
+        folder = _folder(mount, own.get(controller, "/"))
+        if folder and os.access(folder, os.W_OK | os.X_OK):
+            hierarchies[controller] = folder
+    if mounts:
+        if "memory" in hierarchies or "pids" in hierarchies:
+            return v1.Group(hierarchies), ""
+        return None, "the cgroup v1 controllers' own cgroups are not writable for this user"
+    if unified_mount is None:
+        return None, "no cgroup file system is mounted"
+    folder = _folder(unified_mount, own_unified or "/")
+    if folder is None or not os.access(folder, os.W_OK | os.X_OK):
+        return None, f"the own cgroup ({own_unified}) is not writable for this user"
+    available = frozenset((read_text(folder + "/cgroup.controllers") or "").split())
+    enabled = frozenset((read_text(folder + "/cgroup.subtree_control") or "").split())
+    is_real_root = not os.path.exists(folder + "/cgroup.type")  # the root cgroup has no such file
+    others = (read_text(folder + "/cgroup.procs") or "").split()
+    can_enable = os.access(folder + "/cgroup.subtree_control", os.W_OK) and (is_real_root or not others)
+    controllers = available if can_enable else enabled & available
+    if not controllers & {"memory", "pids"}:
+        reason = f"the own cgroup ({own_unified}) hands no memory or pids controller down"
+        if available and not can_enable and others:
+            reason += ", and cannot while it holds processes itself (cgroups(7), no internal processes)"
+        return None, reason
+    return v2.Group(folder, controllers), ""
+
+
+def own_group() -> Group | None:
+    """Where this process's leaves go, or None where it may make none; found once, and again after a fork."""
+    pid = os.getpid()
+    with _lock:
+        if pid not in _groups:
+            _groups.clear()
+            _groups[pid] = _look()[0]
+        return _groups[pid]
+
+
+def why_not() -> str:
+    """Why `own_group` is None, in words; empty where it is not."""
+    return _look()[1]

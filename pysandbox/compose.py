@@ -1,0 +1,141 @@
+"""From layers to a blueprint: defaults, what is active, what was given; then facts; then everyone's steps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from . import features
+from .errors import ConfigError
+from .layers import Capabilities, CgroupLimits, ChrootJail, Environment, Layer, Namespaces, Rlimits, ambient
+from .plan import Blueprint, Facts, Phase, Verb
+from .result import Enforcement, Level
+
+
+class _Default:
+    """The mark for "the default layers", so that None can mean "no layers"."""
+
+    def __repr__(self) -> str:
+        return "<the default layers>"
+
+
+DEFAULT = _Default()
+
+Base = Iterable[Layer] | None | _Default
+
+#: bounds that nobody asked for but a box without limits should have all the same
+DEFAULT_LIMITS = CgroupLimits(memory=min(1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2), pids=256)
+
+
+def default_layers() -> tuple[Layer, ...]:
+    """The layers of `Sandbox()`: the strongest box that runs ordinary programs."""
+    return (Namespaces(), ChrootJail(), DEFAULT_LIMITS, Rlimits(), Environment(), Capabilities())
+
+
+def merge(given: Iterable[object], base: Base) -> dict[type[Layer], Layer]:
+    """One layer of each type: the caller's own win over the active ones, and both over the base."""
+    start: Iterable[Layer]
+    if base is None:
+        start = ()
+    elif isinstance(base, _Default):
+        start = default_layers()
+    else:
+        start = base
+    merged: dict[type[Layer], Layer] = {}
+    for layer in (*start, *ambient.get(), *given):
+        if isinstance(layer, type) and issubclass(layer, Layer):
+            raise ConfigError(f"a layer must be an object: write {layer.__name__}(), with parentheses")
+        if not isinstance(layer, Layer):
+            raise ConfigError(f"not a layer: {layer!r}")
+        merged[type(layer)] = layer
+    return merged
+
+
+def check_given(given: Iterable[object]) -> None:
+    """Two layers of one type in one list contradict each other: which one was meant?"""
+    seen: set[type[object]] = set()
+    for layer in given:
+        if isinstance(layer, Layer) and type(layer) in seen:
+            name = type(layer).__name__
+            raise ConfigError(f"two {name} layers were given; one of a type is all that can count", layers=(name, name))
+        seen.add(type(layer))
+
+
+def compose(given: tuple[object, ...], base: Base, degrade: bool) -> Blueprint:
+    """Make the blueprint of a box.  Looks at the host; changes nothing."""
+    check_given(given)
+    merged = merge(given, base)
+    namespaces: set[str] = set()
+    choices: dict[str, object] = {}
+    for layer in merged.values():
+        needs = layer.requirements()
+        chosen = merged.get(Namespaces)
+        if isinstance(chosen, Namespaces):
+            for missing in needs.namespaces - chosen.wanted:
+                raise ConfigError(
+                    f"{layer.name} needs a {missing} namespace, and Namespaces({missing}=False) denies it",
+                    layers=(layer.name, "Namespaces"),
+                )
+        namespaces |= needs.namespaces
+        choices |= needs.choices
+    privileged = features.is_privileged()
+    if namespaces and not privileged and "user" not in namespaces:
+        if Namespaces in merged:
+            raise ConfigError(
+                "Namespaces(user=False) needs root: others may make namespaces in a user namespace only",
+                layers=("Namespaces",),
+            )
+        namespaces.add("user")
+    if "user" in namespaces and Capabilities not in merged:
+        # A new user namespace brings capabilities that the caller never had; the payload is not to get them.
+        merged[Capabilities] = Capabilities()
+    if "user" in namespaces and Namespaces not in merged:
+        merged[Namespaces] = Namespaces(**{name: name in namespaces for name in ("user", "mount", *_OTHERS)})
+        choices |= merged[Namespaces].requirements().choices
+    facts = _facts(frozenset(namespaces), choices, privileged, degrade)
+    blueprint = Blueprint(facts)
+    for layer in sorted(merged.values(), key=lambda layer: layer.name):
+        layer.contribute(blueprint)
+    limits = merged.get(CgroupLimits)
+    if limits is DEFAULT_LIMITS and isinstance(limits, CgroupLimits):
+        blueprint.cgroup = limits.request(asked=False)
+    _add_common(blueprint)
+    return blueprint
+
+
+_OTHERS = ("pid", "net", "ipc", "uts", "cgroup", "time")
+
+
+def _facts(namespaces: frozenset[str], choices: dict[str, object], privileged: bool, degrade: bool) -> Facts:
+    uid, gid = int(str(choices.get("uid", os.geteuid()))), int(str(choices.get("gid", os.getegid())))
+    if privileged and "user" not in namespaces and "uid" in choices:
+        # Without a user namespace inside and outside ids are the same; the payload's is still nobody's.
+        uid = gid = features.free_host_ids(os.getpid()) + 1
+    subordinate = bool(choices.get("subordinate"))
+    if subordinate and privileged:
+        raise ConfigError("Namespaces(subordinate=True) is for ordinary users; root's box maps any ids (host_id=)")
+    two_ids = "user" in namespaces and (privileged or subordinate)
+    root_without = privileged and "user" not in namespaces
+    return Facts(
+        caller_uid=os.geteuid(),
+        caller_gid=os.getegid(),
+        privileged=privileged,
+        namespaces=namespaces,
+        uid=uid,
+        gid=gid,
+        has_root=bool(choices.get("has_root")),
+        workdir=str(choices.get("workdir") or os.getcwd()),
+        init_uid=0 if two_ids or root_without else uid,
+        degrade=degrade,
+    )
+
+
+def _add_common(blueprint: Blueprint) -> None:
+    """What every box and every run has, whatever the layers."""
+    box, run = "init", "run"
+    blueprint.add(box, Phase.PRIVILEGES, Verb.NOT_DUMPABLE)
+    blueprint.add(run, Phase.SESSION, Verb.NEW_SESSION)
+    blueprint.add(run, Phase.SESSION, Verb.UMASK, 0o022)
+    blueprint.add(run, Phase.NO_NEW_PRIVS, Verb.NO_NEW_PRIVS)
+    blueprint.add(run, Phase.CLOSE, Verb.CLOSE_FDS)
+    blueprint.enforcement["no_new_privs"] = Enforcement(Level.FULL, "prctl(PR_SET_NO_NEW_PRIVS)")

@@ -1,0 +1,22 @@
+"""The layers, one file each; none imports another."""
+
+from .base import Layer, ambient
+from .capabilities import Capabilities
+from .environment import Environment
+from .jail import Bind, ChrootJail, Tmpfs
+from .limits import CgroupLimits
+from .namespaces import Namespaces
+from .rlimits import Rlimits
+
+__all__ = [
+    "Bind",
+    "Capabilities",
+    "CgroupLimits",
+    "ChrootJail",
+    "Environment",
+    "Layer",
+    "Namespaces",
+    "Rlimits",
+    "Tmpfs",
+    "ambient",
+]

@@ -1,0 +1,71 @@
+"""What every layer is: frozen data that contributes steps, and a context manager that makes it the ambient one."""
+
+from __future__ import annotations
+
+import contextlib
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import Self
+
+if TYPE_CHECKING:
+    from ..plan import Blueprint
+
+#: the layers entered around the current code, outermost first; per thread and per task
+ambient: ContextVar[tuple[Layer, ...]] = ContextVar("pysandbox_layers", default=())
+
+#: tokens of the blocks being left, innermost last; a frozen layer can be entered many times, so it holds none
+_tokens: ContextVar[tuple[Token[tuple[Layer, ...]], ...]] = ContextVar("pysandbox_tokens", default=())
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a layer wants to be known before steps are contributed."""
+
+    namespaces: frozenset[str] = frozenset()  #: it cannot do without
+    choices: dict[str, Any] = field(default_factory=dict)  #: for `Facts`, by its names
+
+
+class Layer:
+    """One idea of isolation, as frozen data: comparable, picklable, printable, reusable by many boxes at once.
+
+    As a context manager it applies to every `Sandbox`, `run`, `popen` and `call` of the block, in this thread or
+    task; the calling process itself never changes.  The order of layers never matters; of one type, the innermost
+    counts.
+    """
+
+    __slots__ = ()
+
+    @property
+    def name(self) -> str:
+        """What errors and plans call this layer."""
+        return type(self).__name__
+
+    def requirements(self) -> Requirements:
+        """Tell what must be known before steps are contributed."""
+        return Requirements()
+
+    def contribute(self, blueprint: Blueprint) -> None:
+        """Add this layer's steps to the blueprint."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        token = ambient.set((*ambient.get(), self))
+        _tokens.set((*_tokens.get(), token))
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        *outer, token = _tokens.get()
+        _tokens.set(tuple(outer))
+        try:
+            ambient.reset(token)
+        except ValueError:  # the block is left in another context than it was entered in (a generator's)
+            with contextlib.suppress(ValueError):
+                ambient.set(ambient.get()[:-1])

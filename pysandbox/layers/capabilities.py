@@ -1,0 +1,56 @@
+"""`Capabilities`: root's powers, one by one.  See capabilities(7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+from ..plan import Blueprint, Phase, Verb
+from ..result import Enforcement, Level
+from .base import Layer
+
+#: <linux/capability.h>, in order
+NAMES = (
+    "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable net_bind_service "
+    "net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio sys_chroot sys_ptrace sys_pacct "
+    "sys_admin sys_boot sys_nice sys_resource sys_time sys_tty_config mknod lease audit_write audit_control setfcap "
+    "mac_override mac_admin syslog wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore"
+).split()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capabilities(Layer):
+    """Leave the payload no capability but those in `keep`: all five sets are emptied of the rest.
+
+    Names are the kernel's in lower case without "cap_": `Capabilities(keep=("net_bind_service",))`.  In a box with
+    a user namespace they count for the box's own namespaces only.  See capabilities(7).
+    """
+
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        given = (self.keep,) if isinstance(self.keep, str) else tuple(self.keep)
+        names = []
+        for name in given:
+            plain = name.lower().removeprefix("cap_") if isinstance(name, str) else name
+            if plain not in NAMES:
+                raise ConfigError(f"Capabilities(keep=): {name!r} is no capability; see capabilities(7)")
+            names.append(plain)
+        object.__setattr__(self, "keep", tuple(sorted(set(names))))
+
+    @property
+    def mask(self) -> int:
+        """The kept capabilities as the kernel's bits."""
+        return sum(1 << NAMES.index(name) for name in self.keep)
+
+    def contribute(self, blueprint: Blueprint) -> None:
+        facts = blueprint.facts
+        if facts.privileged or "user" in facts.namespaces:
+            blueprint.add(self.name, Phase.PRIVILEGES, Verb.CAPBSET, self.mask)
+        blueprint.add(self.name, Phase.CAPABILITIES, Verb.CAPSET, self.mask)
+        kept = ", ".join(self.keep)
+        blueprint.enforcement[self.name] = Enforcement(
+            Level.PARTIAL if kept else Level.FULL,
+            "capset: all five sets empty" if not kept else f"capset: all but {kept}",
+            f"kept: {kept}" if kept else "",
+        )

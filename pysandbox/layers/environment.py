@@ -1,0 +1,51 @@
+"""`Environment`: the variables a payload starts with.  See environ(7)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import units
+from ..plan import Blueprint
+from ..result import Enforcement, Level
+from .base import Layer
+
+_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+
+
+def _default_path() -> str:
+    own = os.path.dirname(sys.executable or "")
+    return ":".join(_PATH if own in ("", *_PATH) else (own, *_PATH))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Environment(Layer):
+    """Start programs with a clean environment: PATH, HOME, LANG, and what is named here.
+
+    :param allow: names of the caller's variables to pass on, where they are set.
+    :param set: variables with their values; they win over everything else.
+    :param clean: False leaves out even the usual few.
+
+    `run(env=...)` replaces all of it, as in `subprocess`.
+    """
+
+    allow: tuple[str, ...] = ()
+    set: Any = field(default=())
+    clean: bool = True
+
+    def __post_init__(self) -> None:
+        names = (self.allow,) if isinstance(self.allow, str) else tuple(self.allow)
+        object.__setattr__(self, "allow", tuple(units.text(name, "a name of Environment(allow=)") for name in names))
+        object.__setattr__(self, "set", units.variables(self.set, "Environment(set=)"))
+        units.flag(self.clean, "Environment(clean=)")
+
+    def contribute(self, blueprint: Blueprint) -> None:
+        values: dict[str, str] = {}
+        if self.clean:
+            values = {"PATH": _default_path(), "HOME": blueprint.facts.workdir, "LANG": "C.UTF-8"}
+        values |= {name: os.environ[name] for name in self.allow if name in os.environ}
+        values |= dict(self.set)
+        blueprint.environment = tuple(sorted(values.items()))
+        blueprint.enforcement[self.name] = Enforcement(Level.FULL, "a clean environment")

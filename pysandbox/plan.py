@@ -1,0 +1,285 @@
+"""Plans: what is to be done to build a box or to start a run, as plain data.
+
+A `Step` is a verb of the kernel with arguments that are numbers, strings and bytes, so a plan can be printed,
+compared and tested on any machine.  Layers contribute steps to a `Blueprint`; `Phase` alone decides their order,
+so the order of layers never matters.  The C side (native/steps.c) carries steps out and reports the index of the
+one that failed; the index leads back to the step, its layer and its arguments.
+
+Imports nothing that needs a kernel.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from .result import Enforcement
+
+__all__ = ["Blueprint", "CgroupRequest", "Facts", "IdRequest", "Phase", "Plan", "Step", "Verb"]
+
+
+class Phase(enum.IntEnum):
+    """When a step is carried out.  The one place where order is decided, and why."""
+
+    # in init, once per box
+    SOURCES = 10  # copies of the host's mounts, with the caller's rights: before init leaves its id
+    INIT_IDS = 20  # from here on what init makes belongs to the box
+    ROOT = 30  # the new root, before anything goes into it
+    MOUNTS = 40
+    SYSTEM = 50  # host name, loopback, sysctls: needs the box's /proc, still writable
+    MASKS = 55  # covers over what is mounted, made in the root while it is writable
+    ENTER = 60  # pivot_root
+    SEAL = 70  # read-only: nothing more is made
+    PRIVILEGES = 80  # of init itself
+    # in the child of init that becomes the program, once per run
+    CGROUP = 110  # first, so that all that follows is counted
+    SESSION = 120
+    FILES = 130  # stdio and passed descriptors, while the numbers are ours to give
+    DIRECTORY = 135
+    IDENTITY = 140  # groups, gid, uid: needs capabilities
+    LIMITS = 150  # after setresuid(2), which counts against RLIMIT_NPROC at exec
+    CAPABILITIES = 160
+    NO_NEW_PRIVS = 170  # Landlock and seccomp need it or a capability
+    LANDLOCK = 180  # seccomp may forbid its calls
+    SECCOMP = 190
+    CLOSE = 200
+    EXEC = 210
+
+
+class Verb(enum.IntEnum):
+    """The verbs of native/steps.h, in its order; `KINDS` has the names and kinds of their arguments."""
+
+    MOUNT_PRIVATE = 0
+    OPEN_TREE = 1
+    INIT_IDS = 2
+    NEW_ROOT = 3
+    MKDIR = 4
+    SYMLINK = 5
+    WRITE_FILE = 6
+    ATTACH_TREE = 7
+    MOUNT_TMPFS = 8
+    MOUNT_PROC = 9
+    MOUNT_DEVPTS = 10
+    MASK = 11
+    READ_ONLY = 12
+    PIVOT_ROOT = 13
+    CHROOT = 14
+    SETHOSTNAME = 15
+    LOOPBACK_UP = 16
+    TIME_OFFSETS = 17
+    SYSCTL = 18
+    CAPBSET = 19
+    NOT_DUMPABLE = 20
+    CGROUP_ATTACH = 21
+    SETRLIMIT = 22
+    NEW_SESSION = 23
+    UMASK = 24
+    CHDIR = 25
+    STDIO = 26
+    SETGROUPS = 27
+    SETRESGID = 28
+    SETRESUID = 29
+    CAPSET = 30
+    NO_NEW_PRIVS = 31
+    CLOSE_FDS = 32
+    EXEC = 33
+
+
+#: s string, b bytes, l list of strings, f descriptor (index into those sent along), u number
+KINDS: dict[Verb, tuple[str, ...]] = {
+    verb: tuple(line.split())
+    for verb, line in {
+        Verb.MOUNT_PRIVATE: "",
+        Verb.OPEN_TREE: "u:slot s:source u:flags u:device",
+        Verb.INIT_IDS: "u:uid u:gid",
+        Verb.NEW_ROOT: "u:size u:inodes",
+        Verb.MKDIR: "s:path u:mode u:uid u:gid",
+        Verb.SYMLINK: "s:target s:path",
+        Verb.WRITE_FILE: "s:path b:content u:mode",
+        Verb.ATTACH_TREE: "u:slot s:target u:attributes",
+        Verb.MOUNT_TMPFS: "s:target u:size u:inodes u:mode u:attributes u:owner",
+        Verb.MOUNT_PROC: "s:target s:options u:attributes",
+        Verb.MOUNT_DEVPTS: "s:target u:attributes",
+        Verb.MASK: "s:path u:flags",
+        Verb.READ_ONLY: "s:path",
+        Verb.PIVOT_ROOT: "",
+        Verb.CHROOT: "",
+        Verb.SETHOSTNAME: "s:name",
+        Verb.LOOPBACK_UP: "",
+        Verb.TIME_OFFSETS: "s:offsets",
+        Verb.SYSCTL: "s:path s:value",
+        Verb.CAPBSET: "u:keep",
+        Verb.NOT_DUMPABLE: "",
+        Verb.CGROUP_ATTACH: "f:tasks",
+        Verb.SETRLIMIT: "u:resource u:soft u:hard",
+        Verb.NEW_SESSION: "",
+        Verb.UMASK: "u:mask",
+        Verb.CHDIR: "s:path",
+        Verb.STDIO: "f:descriptor u:number",
+        Verb.SETGROUPS: "",
+        Verb.SETRESGID: "u:gid",
+        Verb.SETRESUID: "u:uid",
+        Verb.CAPSET: "u:keep",
+        Verb.NO_NEW_PRIVS: "",
+        Verb.CLOSE_FDS: "",
+        Verb.EXEC: "l:candidates l:argv l:env",
+    }.items()
+}
+
+Argument = int | str | bytes | tuple[str, ...]
+
+_IN_OCTAL = frozenset({"mode", "mask"})
+_IN_HEX = frozenset({"attributes", "keep"})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One verb with its arguments, the phase it belongs to and the layer that asked for it."""
+
+    phase: Phase
+    verb: Verb
+    args: tuple[Argument, ...]
+    layer: str
+
+    @property
+    def name(self) -> str:
+        """The verb as people write it: `open_tree`."""
+        return self.verb.name.lower()
+
+    def arguments(self) -> dict[str, object]:
+        """The arguments by name, as errors show them."""
+        shown: dict[str, object] = {}
+        for kind, value in zip(KINDS[self.verb], self.args, strict=True):
+            name = kind[2:]
+            if isinstance(value, int) and name in _IN_OCTAL:
+                shown[name] = oct(value)
+            elif isinstance(value, int) and name in _IN_HEX:
+                shown[name] = hex(value)
+            elif isinstance(value, bytes):
+                shown[name] = f"<{len(value)} bytes>"
+            elif name == "env" and isinstance(value, tuple):
+                shown[name] = f"<{len(value)} variables>"  # may hold what a log must not
+            else:
+                shown[name] = value
+        return shown
+
+    def __str__(self) -> str:
+        called = ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
+        return f"{self.name}({called})"
+
+
+_STEP = struct.Struct("=HHI6Q")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in the order in which they are carried out."""
+
+    steps: tuple[Step, ...]
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """The plan as native/steps.c reads it: a count, fixed-size steps, then the data they point into."""
+        head = [struct.pack("=Q", len(self.steps))]
+        data: list[bytes] = []
+        at = 0
+        for step in self.steps:
+            numbers = [0] * 6
+            for index, (kind, value) in enumerate(zip(KINDS[step.verb], step.args, strict=True)):
+                if isinstance(value, int):
+                    numbers[index] = value & 0xFFFFFFFFFFFFFFFF
+                    continue
+                raw = _raw(kind[0], value)
+                numbers[index] = at | len(raw) << 32
+                data.append(raw)
+                at += len(raw)
+            head.append(_STEP.pack(step.verb, 0, 0, *numbers))
+        return b"".join(head + data)
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
+
+    def __str__(self) -> str:
+        width = max((len(step.layer) for step in self.steps), default=0)
+        return "\n".join(f"  {step.layer:<{width}}  {step}" for step in self.steps)
+
+
+def _raw(kind: str, value: str | bytes | tuple[str, ...]) -> bytes:
+    if kind == "l":
+        return b"".join(word.encode("utf-8", "surrogateescape") + b"\0" for word in value if isinstance(word, str))
+    if isinstance(value, bytes):
+        return value
+    assert isinstance(value, str)
+    return value.encode("utf-8", "surrogateescape") + b"\0"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What every layer may know of the whole before it contributes: the host's side and the other layers' choices."""
+
+    caller_uid: int
+    caller_gid: int
+    privileged: bool  #: the caller may map any id: root of the initial user namespace, or like it
+    namespaces: frozenset[str]  #: those the box has of its own
+    uid: int  #: the payload's, inside
+    gid: int
+    has_root: bool  #: a root of its own
+    workdir: str  #: where runs start
+    init_uid: int  #: of init inside: 0 beside the payload's where two ids are mapped, else the same
+    degrade: bool = False
+
+
+@dataclass(frozen=True)
+class IdRequest:
+    """Which ids the box's user namespace is to map."""
+
+    uid: int
+    gid: int
+    host_id: int | None = None  #: a privileged caller's choice of the first host id
+    subordinate: bool = False  #: map the caller's subordinate ranges, by newuidmap
+
+
+@dataclass(frozen=True)
+class CgroupRequest:
+    """What a run's cgroup is to enforce; bytes, CPUs, processes.  None: no limit."""
+
+    memory: int | None = None
+    swap: int | None = None
+    cpus: float | None = None
+    pids: int | None = None
+    asked: bool = True  #: by the caller, and so an error where it cannot be had
+
+
+@dataclass
+class Blueprint:
+    """What the layers together make: steps for the box, steps for each run, and what the parent side must do."""
+
+    facts: Facts
+    ids: IdRequest | None = None
+    cgroup: CgroupRequest | None = None
+    environment: tuple[tuple[str, str], ...] = ()
+    enforcement: dict[str, Enforcement] = field(default_factory=dict)
+    box_steps: list[Step] = field(default_factory=list)
+    run_steps: list[Step] = field(default_factory=list)
+    next_tree: int = 0
+
+    def add(self, layer: str, phase: Phase, verb: Verb, *args: Argument) -> None:
+        """Contribute a step; the phase says whether to the box or to each run."""
+        step = Step(phase, verb, args, layer)
+        (self.run_steps if phase >= Phase.CGROUP else self.box_steps).append(step)
+
+    def tree(self) -> int:
+        """A fresh slot for OPEN_TREE and ATTACH_TREE."""
+        self.next_tree += 1
+        return self.next_tree - 1
+
+    def box_plan(self) -> Plan:
+        """The steps of the box, in the order of their phases."""
+        return Plan(tuple(sorted(self.box_steps, key=lambda step: step.phase)))
+
+    def run_plan(self, more: list[Step]) -> Plan:
+        """The steps of one run: those of the layers and `more`, in the order of their phases."""
+        return Plan(tuple(sorted(self.run_steps + more, key=lambda step: step.phase)))

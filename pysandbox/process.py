@@ -1,0 +1,702 @@
+"""`Popen`: one running program.  The words are those of `subprocess`."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import locale
+import math
+import os
+import resource
+import select
+import signal
+import subprocess
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import IO, Any, AnyStr, Generic
+
+from typing_extensions import Self
+
+from . import cgroups, features, units, watch
+from .box import ENDED, ORDER_KILL, ORDER_SIGNAL, ORDER_SIGNAL_GROUP, REPLY, Box, Reply, StartedRun
+from .cgroups import Leaf, Readings
+from .errors import (
+    CommandNotExecutableError,
+    CommandNotFoundError,
+    ConfigError,
+    ExecError,
+    SandboxTimeout,
+    SetupError,
+    UnsupportedError,
+)
+from .plan import CgroupRequest, Phase, Step, Verb
+from .result import Enforcement, Level, Result, Verdict
+from .supervise import Bounds, Ending, Order, Supervisor
+
+PIPE = subprocess.PIPE
+STDOUT = subprocess.STDOUT
+DEVNULL = subprocess.DEVNULL
+
+File = int | IO[Any] | None
+
+_CHUNK = 1 << 16
+DEFAULT_MAX_OUTPUT = 16 << 20
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command with its options, all checked: nothing here can fail any more for being the wrong type."""
+
+    args: tuple[str, ...]
+    stdin: File
+    stdout: File
+    stderr: File
+    input: bytes | None
+    cwd: str | None
+    env: tuple[tuple[str, str], ...] | None
+    pass_fds: tuple[int, ...]
+    encoding: str | None  #: None: bytes
+    errors: str
+    bounds: Bounds
+    limits: CgroupRequest | None
+    bufsize: int = -1
+
+
+def check_command(
+    args: Sequence[units.StrPath],
+    *,
+    input: bytes | str | None = None,
+    stdin: File = DEVNULL,
+    stdout: File = PIPE,
+    stderr: File = PIPE,
+    cwd: units.StrPath | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    text: bool = False,
+    encoding: str | None = None,
+    errors: str | None = None,
+    pass_fds: Sequence[int] = (),
+    cpu_time: float | None = None,
+    max_output: int | str = DEFAULT_MAX_OUTPUT,
+    truncate_output: bool = False,
+    grace: float = 0.0,
+    limits: CgroupRequest | None = None,
+    bufsize: int = -1,
+) -> Command:
+    """Check everything about a command, before anything is created."""
+    words = units.argv(args)
+    if units.flag(text, "text") or errors is not None:
+        encoding = encoding or locale.getpreferredencoding(False)
+    if encoding is not None:
+        try:
+            "".encode(units.text(encoding, "encoding"))
+        except LookupError:
+            raise ConfigError(f"unknown encoding: {encoding!r}") from None
+    if input is not None:
+        if stdin not in (DEVNULL, PIPE):
+            raise ConfigError("input and stdin exclude each other")
+        stdin = PIPE
+        if isinstance(input, str):
+            if encoding is None:
+                raise ConfigError("input must be bytes, unless text or encoding is given")
+            input = input.encode(encoding, errors or "strict")
+        elif encoding is not None and not isinstance(input, (bytes, bytearray, memoryview)):
+            raise ConfigError(f"input must be str or bytes, not {type(input).__name__}")
+        try:
+            input = bytes(memoryview(input))
+        except TypeError:
+            raise ConfigError(f"input must be bytes, not {type(input).__name__}") from None
+    for name, stream in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
+        _check_stream(name, stream)
+    passed = tuple(units.count(fd, "each of pass_fds", least=3) for fd in pass_fds)
+    for fd in passed:
+        _check_open(fd, "pass_fds")
+    if len(set(passed)) != len(passed) or len(passed) > 200:
+        raise ConfigError("pass_fds must be different descriptors, 200 at most")
+    bounds = Bounds(
+        wall=None if timeout is None else units.seconds(timeout, "timeout"),
+        cpu=None if cpu_time is None else units.seconds(cpu_time, "cpu_time"),
+        grace=units.seconds(grace, "grace", zero=True),
+        output=units.size(max_output, "max_output", least=0),
+        truncate=units.flag(truncate_output, "truncate_output"),
+    )
+    return Command(
+        args=words,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        input=input,
+        cwd=None if cwd is None else units.path(cwd, "cwd"),
+        env=None if env is None else units.variables(env),
+        pass_fds=passed,
+        encoding=encoding,
+        errors=errors or "strict",
+        bounds=bounds,
+        limits=limits,
+        bufsize=bufsize,
+    )
+
+
+def _check_open(fd: int, what: str) -> None:
+    try:
+        os.fstat(fd)
+    except OSError:
+        raise ConfigError(f"{what}: descriptor {fd} is not open") from None
+
+
+def _check_stream(name: str, stream: File) -> None:
+    if stream is None or stream in (PIPE, DEVNULL):
+        return
+    if isinstance(stream, bool):
+        raise ConfigError(f"{name} must be PIPE, DEVNULL, None, a descriptor or a file, not {stream!r}")
+    if isinstance(stream, int):
+        if stream == STDOUT and name == "stderr":
+            return
+        if stream < 0:
+            raise ConfigError(f"{name}: {stream} is no descriptor")
+        _check_open(stream, name)
+        return
+    try:
+        _check_open(stream.fileno(), name)
+    except (AttributeError, OSError, ValueError) as error:
+        raise ConfigError(f"{name} must be a real file (with a descriptor), not {stream!r}: {error}") from None
+
+
+class Popen(Generic[AnyStr]):
+    """A program running in a box.
+
+    Has the methods and streams of `subprocess.Popen`; leaving its block ends the program, and with it every process of
+    the run.  Its `timeout`, `cpu_time` and memory bounds are looked after while the caller is in `wait`, `communicate`
+    or `poll` (the kernel keeps cgroup limits and RLIMIT_CPU on its own).  Made by `Sandbox.popen`, never directly.
+    """
+
+    args: tuple[str, ...]
+    stdin: IO[AnyStr] | None
+    stdout: IO[AnyStr] | None
+    stderr: IO[AnyStr] | None
+
+    def __init__(self, box: Box, command: Command, *, begun: float, others: Callable[[Popen[Any]], set[int]]) -> None:
+        self.args = command.args
+        self.stdin = self.stdout = self.stderr = None
+        self._box = box
+        self._command = command
+        self._others = others
+        self._result: Result[AnyStr] | None = None
+        self._on_end: list[Callable[[Popen[Any]], None]] = []
+        self._feed: memoryview | None = None
+        self._collected: dict[str, bytearray] = {}
+        self._pipes: dict[str, int] = {}  # our ends: "stdin", "stdout", "stderr"
+        self._run: StartedRun | None = None
+        self._leaf: Leaf | None = None
+        self._enforcement = dict(box.blueprint.enforcement)
+        theirs: list[int] = []
+        steps: list[Step] = []
+        try:
+            bounds = self._limit(command, steps, theirs)
+            close_after = self._arrange_streams(command, steps, theirs)
+            try:
+                self._add_program(command, steps)
+                plan = box.blueprint.run_plan(steps)
+                self._run = box.start_run(plan, theirs)
+            finally:
+                for fd in close_after:
+                    os.close(fd)
+        except SetupError as error:
+            self._let_go()
+            raise _exec_error(error, command) from None
+        except BaseException:
+            self._let_go()
+            raise
+        self._pid = self._run.pid
+        started = time.monotonic()
+        self._setup_time = started - begun
+        self._supervisor = Supervisor(bounds, started, counted=self._leaf is not None)
+        self._poll = select.poll()
+        self._poll.register(self._run.socket, select.POLLIN)
+
+    # --- starting ----------------------------------------------------------------------------------------------------
+
+    def _limit(self, command: Command, steps: list[Step], fds: list[int]) -> Bounds:
+        """Make the run's cgroup, or put the watch in its place where that is allowed."""
+        bounds = command.bounds
+        request = command.limits if command.limits is not None else self._box.blueprint.cgroup
+        if bounds.cpu is not None and not any(
+            step.verb is Verb.SETRLIMIT and step.args[0] == resource.RLIMIT_CPU for step in self._box.blueprint.run_steps
+        ):
+            # A net below the watch: whole seconds, of each process.
+            whole = math.ceil(bounds.cpu) + 1
+            args = (resource.RLIMIT_CPU, whole, whole + 1)
+            steps.append(Step(Phase.LIMITS, Verb.SETRLIMIT, args, "cpu_time"))
+        if request is None:
+            return bounds
+        try:
+            group = cgroups.own_group()
+            if group is None:
+                raise UnsupportedError(
+                    "CgroupLimits",
+                    need="a cgroup of one's own that is writable",
+                    have=cgroups.why_not(),
+                    remedy="run as root, or in a delegated scope (systemd-run --user --scope -p Delegate=yes ...), or "
+                    "accept watching instead: Sandbox(..., degrade=True)",
+                )
+            self._leaf = group.create(cgroups.fresh_name(), request)
+        except (UnsupportedError, SetupError) as error:
+            if request.asked and not self._box.blueprint.facts.degrade:
+                raise
+            return self._watch_instead(request, bounds, steps, str(error))
+        for fd in self._leaf.attach_fds():
+            fds.append(fd)
+            steps.append(Step(Phase.CGROUP, Verb.CGROUP_ATTACH, (len(fds),), "CgroupLimits"))
+        self._enforcement["CgroupLimits"] = Enforcement(Level.FULL, group.kind)
+        return bounds
+
+    def _watch_instead(self, request: CgroupRequest, bounds: Bounds, steps: list[Step], why: str) -> Bounds:
+        kept = []
+        missing = []
+        if request.memory is not None:
+            kept.append(f"memory watched every {bounds.look_interval * 1000:.0f} ms or so while waited for, RLIMIT_DATA")
+            data = max(4 * request.memory, request.memory + (256 << 20))
+            steps.append(Step(Phase.LIMITS, Verb.SETRLIMIT, (resource.RLIMIT_DATA, data, data), "CgroupLimits"))
+        if request.pids is not None:
+            # Counted in each user namespace apart since Linux 5.14 (RLIMIT_NPROC in getrlimit(2)); init counts too.
+            if "user" in self._box.blueprint.facts.namespaces and features.kernel_version() >= (5, 14):
+                kept.append("processes by RLIMIT_NPROC")
+                most = request.pids + 1
+                steps.append(Step(Phase.LIMITS, Verb.SETRLIMIT, (resource.RLIMIT_NPROC, most, most), "CgroupLimits"))
+            else:
+                missing.append("pids")
+        if request.cpus is not None:
+            missing.append("cpus")
+        reason = f"not kept: {', '.join(missing)}; {why}" if missing else why
+        level = Level.PARTIAL if kept else Level.NONE
+        self._enforcement["CgroupLimits"] = Enforcement(level, "; ".join(kept) or "nothing", reason)
+        return replace(bounds, memory=request.memory)
+
+    def _arrange_streams(self, command: Command, steps: list[Step], fds: list[int]) -> list[int]:
+        """Add the program's descriptors; returns those of ours to close once it has them."""
+        to_close: list[int] = []
+        uid, gid = self._box.payload_ids
+
+        def give(fd: int, number: int) -> None:
+            fds.append(fd)
+            steps.append(Step(Phase.FILES, Verb.STDIO, (len(fds), number), "stdio"))
+
+        try:
+            theirs: dict[int, int] = {}
+            for number, (name, stream) in enumerate(
+                (("stdin", command.stdin), ("stdout", command.stdout), ("stderr", command.stderr))
+            ):
+                if stream == PIPE:
+                    read, write = os.pipe2(os.O_CLOEXEC)
+                    ours, fd = (write, read) if number == 0 else (read, write)
+                    to_close.append(fd)
+                    self._pipes[name] = ours
+                    os.set_blocking(ours, False)
+                    if uid != os.geteuid():
+                        os.fchown(fd, uid, gid)  # or opening /dev/stdout inside would be refused
+                elif stream == STDOUT and number == 2:
+                    fd = theirs[1]
+                elif stream == DEVNULL or (stream is None and not _is_open(number)):
+                    fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                    to_close.append(fd)
+                elif stream is None:
+                    fd = number
+                else:
+                    fd = stream if isinstance(stream, int) else stream.fileno()
+                theirs[number] = fd
+                give(fd, number)
+            for fd in command.pass_fds:
+                give(fd, fd)
+        except BaseException:
+            for fd in to_close:
+                os.close(fd)
+            raise
+        return to_close
+
+    def _add_program(self, command: Command, steps: list[Step]) -> None:
+        blueprint = self._box.blueprint
+        env = blueprint.environment if command.env is None else command.env
+        directory = os.path.join(blueprint.facts.workdir, command.cwd or "")
+        steps.append(Step(Phase.DIRECTORY, Verb.CHDIR, (directory.rstrip("/") or "/",), "run"))
+        program = command.args[0]
+        candidates: tuple[str, ...]
+        if "/" in program:
+            candidates = (program,)
+        else:
+            folders = dict(env).get("PATH") or os.defpath
+            candidates = tuple(os.path.join(folder or ".", program) for folder in folders.split(":"))
+        variables = tuple(f"{name}={value}" for name, value in env)
+        steps.append(Step(Phase.EXEC, Verb.EXEC, (candidates, command.args, variables), "run"))
+
+    def _let_go(self) -> None:
+        """Close and remove everything of this run on our side."""
+        for fd in self._pipes.values():
+            os.close(fd)
+        self._pipes.clear()
+        if self._run is not None:
+            self._run.close()
+            self._run = None
+        self._remove_leaf()
+
+    def _remove_leaf(self) -> None:
+        leaf, self._leaf = self._leaf, None
+        if leaf is not None:
+            leaf.remove()
+
+    def open_streams(self) -> None:
+        """Make the caller's file objects of the pipes, blocking ones."""
+        encoding, errors = self._command.encoding, self._command.errors
+        for name, fd in self._pipes.items():
+            os.set_blocking(fd, True)
+            raw: Any = io.open(fd, "wb" if name == "stdin" else "rb", self._command.bufsize)  # noqa: SIM115
+            if encoding is not None:
+                raw = io.TextIOWrapper(raw, encoding, errors, write_through=name == "stdin")
+            setattr(self, name, raw)
+        self._pipes.clear()
+
+    # --- watching over it --------------------------------------------------------------------------------------------
+
+    def _carry_out(self, order: Order | None) -> None:
+        if order is None or self._run is None:
+            return
+        if order is Order.TERMINATE:
+            self._run.order(ORDER_SIGNAL_GROUP, signal.SIGTERM)
+        else:
+            if self._leaf is not None:
+                self._leaf.stop_forks()
+            self._run.order(ORDER_KILL)
+
+    def _look(self, now: float) -> None:
+        supervisor = self._supervisor
+        cpu = memory = None
+        if supervisor.wants_counters(now):
+            if self._leaf is not None:
+                cpu = self._leaf.cpu_time()
+            else:
+                sample = watch.look(self._box.pid, self._others(self), supervisor.bounds.memory)
+                cpu, memory = sample.cpu, sample.memory
+                supervisor.processes_seen = max(supervisor.processes_seen, sample.processes)
+                if sample.cost * 10 > supervisor.bounds.look_interval:  # spend a tenth of one CPU on it at most
+                    supervisor.bounds = replace(supervisor.bounds, look_interval=sample.cost * 10)
+                now = time.monotonic()
+        self._carry_out(supervisor.look(now, cpu, memory))
+
+    def _step(self, patience: float | None) -> None:
+        """Wait for one thing to happen, `patience` seconds at most, and see to it."""
+        run, supervisor = self._run, self._supervisor
+        if run is None:
+            return
+        now = time.monotonic()
+        pause = supervisor.next_look(now)
+        wait = min((t for t in (pause, patience) if t is not None), default=None)
+        ready = self._poll.poll(None if wait is None else math.ceil(wait * 1000) if wait > 0.002 else wait * 1000)
+        for fd, _ in ready:
+            if fd == run.socket.fileno():
+                self._hear()
+                if self._run is None:
+                    return
+            elif fd == self._pipes.get("stdin"):
+                self._write_input()
+            else:
+                for name in ("stdout", "stderr"):
+                    if self._pipes.get(name) == fd:
+                        self._read_output(name)
+        self._look(time.monotonic())
+
+    def _hear(self) -> None:
+        """Take init's report of the end."""
+        assert self._run is not None
+        try:
+            data = self._run.socket.recv(REPLY.size)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        now = time.monotonic()
+        if len(data) == REPLY.size:
+            reply = Reply(*REPLY.unpack(data))
+            if reply.kind != ENDED:
+                return
+            user, system = reply.user_us / 1e6, reply.system_us / 1e6
+            ending = Ending(reply.status, reply.killed, user, system, reply.max_rss_kib << 10)
+        else:
+            ending = Ending(int(signal.SIGKILL), 0, 0.0, 0.0, 0, lost=True)
+        self._finish(ending, now)
+
+    def _finish(self, ending: Ending, now: float) -> None:
+        """Every process of the run is dead: take the rest of the output, read the counters, make the result."""
+        supervisor = self._supervisor
+        supervisor.end(ending, now)
+        for name in list(self._collected):
+            while name in self._pipes and self._read_output(name):
+                pass
+        readings = Readings()
+        if self._leaf is not None:
+            readings = self._leaf.readings()
+        for fd in self._pipes.values():
+            os.close(fd)
+        self._pipes.clear()
+        if self._run is not None:
+            self._run.close()
+            self._run = None
+        self._remove_leaf()
+        by_rlimit = any(
+            step.verb is Verb.SETRLIMIT and step.args[0] == resource.RLIMIT_CPU for step in self._box.blueprint.run_steps
+        ) or (supervisor.bounds.cpu is not None)
+        verdict, hit, evidence = supervisor.verdict(readings, by_rlimit)
+        usage = supervisor.usage(readings, self._setup_time, evidence)
+        self._result = Result(
+            args=self.args,
+            returncode=supervisor.returncode,
+            stdout=self._output("stdout"),
+            stderr=self._output("stderr"),
+            verdict=verdict,
+            usage=usage,
+            limits_hit=hit,
+            evidence=evidence,
+            truncated=supervisor.truncated,
+            enforcement=self._enforcement,
+        )
+        for callback in self._on_end:
+            callback(self)
+
+    def _output(self, name: str) -> Any:
+        if name not in self._collected:
+            return None
+        raw = bytes(self._collected[name])
+        encoding = self._command.encoding
+        if encoding is None:
+            return raw
+        # What the payload wrote need not be in that encoding; a limit may have cut a character in two.
+        errors = "replace" if self._supervisor.truncated else self._command.errors
+        return raw.decode(encoding, errors).replace("\r\n", "\n").replace("\r", "\n")
+
+    # --- input and output ----------------------------------------------------------------------------------------------
+
+    def collect(self) -> None:
+        """Read the pipes ourselves from now on, and feed the input."""
+        for name in ("stdout", "stderr"):
+            if name in self._pipes and name not in self._collected:
+                self._collected[name] = bytearray()
+                self._poll.register(self._pipes[name], select.POLLIN)
+        if "stdin" in self._pipes and self._feed is None:
+            self._feed = memoryview(self._command.input or b"")
+            if self._feed:
+                self._poll.register(self._pipes["stdin"], select.POLLOUT)
+            else:
+                self._close_pipe("stdin", registered=False)
+
+    def _close_pipe(self, name: str, *, registered: bool = True) -> None:
+        fd = self._pipes.pop(name, None)
+        if fd is not None:
+            if registered:
+                with contextlib.suppress(KeyError):
+                    self._poll.unregister(fd)
+            os.close(fd)
+
+    def _write_input(self) -> None:
+        assert self._feed is not None
+        try:
+            written = _write_to_pipe(self._pipes["stdin"], self._feed[:_CHUNK])
+        except BlockingIOError:
+            return
+        except OSError:  # EPIPE: the program does not want it, which is its right
+            self._feed = self._feed[len(self._feed) :]
+        else:
+            self._feed = self._feed[written:]
+        if not self._feed:
+            self._close_pipe("stdin")
+
+    def _read_output(self, name: str) -> bool:
+        """Take a piece of output; False when there is no more (for now)."""
+        try:
+            piece = os.read(self._pipes[name], _CHUNK)
+        except BlockingIOError:
+            return False
+        if not piece:
+            self._close_pipe(name)
+            return False
+        keep, order = self._supervisor.add_output(name, len(piece), time.monotonic())
+        self._collected[name] += piece[:keep]
+        self._carry_out(order)
+        return True
+
+    # --- the caller's side: subprocess.Popen's methods --------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int:
+        """The program's pid inside the box."""
+        return self._pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status, minus the signal, or None while it runs (as of the last `poll`, `wait` or `communicate`)."""
+        return None if self._result is None else self._result.returncode
+
+    @property
+    def result(self) -> Result[AnyStr]:
+        """The `Result`, once the program has ended."""
+        if self._result is None:
+            raise ValueError("the program is still running; wait() for it first")
+        return self._result
+
+    def poll(self) -> int | None:
+        """Look whether the program has ended; returns `returncode`."""
+        if self._result is None:
+            self._step(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end of the program; `SandboxTimeout` after `timeout` seconds, and it goes on running.
+
+        A program whose pipes fill up waits for a reader, and so this waits for ever, as in `subprocess`: use
+        `communicate` with pipes.
+        """
+        self._wait(timeout)
+        assert self._result is not None
+        return self._result.returncode
+
+    def _wait(self, timeout: float | None) -> None:
+        deadline = None if timeout is None else time.monotonic() + units.seconds(timeout, "timeout", zero=True)
+        while self._result is None:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                self._step(0)
+                if self._result is None:
+                    assert timeout is not None
+                    raise SandboxTimeout(list(self.args), timeout)
+                return
+            self._step(left)
+
+    def communicate(
+        self, input: AnyStr | None = None, timeout: float | None = None
+    ) -> tuple[AnyStr | None, AnyStr | None]:
+        """Feed `input`, read both streams (within `max_output`) until the program ends, and return what was read.
+
+        `SandboxTimeout` after `timeout` seconds; the program goes on running, nothing read is lost, and the call can be
+        repeated.
+        """
+        if self._result is None:
+            self._take_streams_back(input)
+            self.collect()
+        self._wait(timeout)
+        return self.result.stdout, self.result.stderr
+
+    def _take_streams_back(self, input: AnyStr | None) -> None:
+        """From the caller's file objects to bare descriptors that we may poll."""
+        if input is not None:
+            if isinstance(input, str):
+                data: bytes = input.encode(self._command.encoding or "utf-8", self._command.errors)
+            else:
+                data = bytes(input)
+            self._command = replace(self._command, input=data)
+        for name in ("stdin", "stdout", "stderr"):
+            stream = getattr(self, name)
+            if stream is None or stream.closed:
+                continue
+            if name == "stdin":
+                with contextlib.suppress(OSError):
+                    stream.flush()
+            fd = os.dup(stream.fileno())
+            os.set_inheritable(fd, False)
+            os.set_blocking(fd, False)
+            with contextlib.suppress(OSError):
+                stream.close()
+            self._pipes[name] = fd
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal to the program; does nothing once it has ended."""
+        number = int(signal.Signals(sig)) if not isinstance(sig, bool) and sig in signal.valid_signals() else -1
+        if number < 0:
+            raise ConfigError(f"not a signal: {sig!r}")
+        if self._run is not None:
+            self._run.order(ORDER_SIGNAL, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the program."""
+        if self._run is not None:
+            self._supervisor.note(time.monotonic(), Verdict.KILLED, "terminate()")
+            self._run.order(ORDER_SIGNAL, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill the program and every process of its run."""
+        if self._run is not None:
+            self._carry_out(self._supervisor.stop(time.monotonic(), Verdict.KILLED, "kill()", at_once=True))
+
+    def on_end(self, callback: Callable[[Popen[Any]], None]) -> None:
+        """Call this when the run has ended and everything of it is gone."""
+        self._on_end.append(callback)
+
+    def close(self) -> None:
+        """End the program if it still runs, and close the streams."""
+        if self._result is None:
+            self.kill()
+            while self._result is None:
+                self._step(None)
+        for stream in (self.stdin, self.stdout, self.stderr):
+            if stream is not None and not stream.closed:
+                with contextlib.suppress(OSError):  # unwritten input for a program that is dead
+                    stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def host_pid(self) -> int | None:
+        """The program's pid as this process sees it, or None once it is gone."""
+        return None if self._run is None else self._run.host_pid()
+
+    def __repr__(self) -> str:
+        return f"<Popen: returncode: {self.returncode} args: {list(self.args)!r}>"
+
+    def __del__(self) -> None:
+        if getattr(self, "_run", None) is not None and self._result is None:
+            warnings.warn(f"{self!r} is still running", ResourceWarning, source=self, stacklevel=1)
+            self._let_go()
+
+
+def _write_to_pipe(fd: int, data: memoryview) -> int:
+    """write(2), without a SIGPIPE for an application that does not ignore it as Python does."""
+    if signal.getsignal(signal.SIGPIPE) is not signal.SIG_DFL:
+        return os.write(fd, data)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
+    try:
+        return os.write(fd, data)
+    except BrokenPipeError:
+        signal.sigtimedwait({signal.SIGPIPE}, 0)
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _exec_error(error: SetupError, command: Command) -> SetupError:
+    """The kind of error that says what is the matter with the program."""
+    if error.step != "exec":
+        return error
+    number = error.errno or 0
+    kind: type[ExecError] = ExecError
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        kind = CommandNotFoundError
+    elif number in (errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.EISDIR):
+        kind = CommandNotExecutableError
+    arguments = {"program": command.args[0], **error.arguments}
+    return kind(number, layer=error.layer, step=error.step, arguments=arguments, hint=error.hint)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from . import _native, features
 from ._native import lib
+from .cgroups import Leaves
 from .errors import SandboxError, SetupError, UnsupportedError
 from .layers.namespaces import CLONE_FLAGS
 from .plan import Blueprint, IdRequest, Plan, Step
@@ -83,32 +84,19 @@ class Reply:
 
 @dataclass
 class StartedRun:
-    """A program that has been exec'd: its socket to init, its pid inside, and a pidfd."""
+    """A program that has been exec'd: its socket to init, and its pid inside."""
 
     socket: socket.socket
     pid: int
-    pidfd: int
 
     def order(self, kind: int, number: int = 0) -> None:
         """Tell init to signal or kill the run; a run that has ended already is no error."""
         with contextlib.suppress(OSError):
             self.socket.send(_ORDER.pack(kind, number), socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
 
-    def host_pid(self) -> int | None:
-        """The program's pid as this process sees it, or None once it is gone."""
-        with contextlib.suppress(OSError, ValueError), open(f"/proc/self/fdinfo/{self.pidfd}", encoding="ascii") as info:
-            for line in info:
-                if line.startswith("Pid:"):
-                    pid = int(line.split()[1])
-                    return pid if pid > 0 else None
-        return None
-
     def close(self) -> None:
         """Let go of the run: what is left of it is killed."""
         self.socket.close()
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
 
 
 class Box:
@@ -117,28 +105,24 @@ class Box:
     def __init__(self, blueprint: Blueprint) -> None:
         self.blueprint = blueprint
         self.payload_ids: tuple[int, int] = (os.geteuid(), os.getegid())  # host ids that the payload has
+        self.leaves = Leaves()
         self._owner = os.getpid()
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
         self.pid = -1
         self.pidfd = -1
-        plan = blueprint.box_plan()
+        self._ready = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._control = ours
         try:
             with theirs:
                 self._spawn(theirs)
-            self._control = ours
             ours.settimeout(_PATIENCE)
             if blueprint.ids is not None:
                 self._map_ids(blueprint.ids)
-            self._send(_SETUP, plan.encoded)
-            reply, _ = self._receive_reply()
-            if reply.kind != READY:
-                raise step_error(plan, reply)
+            self._send(_SETUP, blueprint.box_plan.encoded)
         except BaseException:
-            ours.close()
-            self._control = None
-            self._wait_for_end()
+            self.close()
             raise
 
     def _spawn(self, control: socket.socket) -> None:
@@ -177,8 +161,11 @@ class Box:
 
     def _write_map(self, name: str, content: str) -> None:
         try:
-            with open(f"/proc/{self.pid}/{name}", "w", encoding="ascii") as file:
-                file.write(content)
+            fd = os.open(f"/proc/{self.pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, content.encode())
+            finally:
+                os.close(fd)
         except OSError as error:
             arguments = {"map": content.strip().replace("\n", ", ")}
             raise _setup_error(error.errno or errno.EIO, "Namespaces", name, arguments) from None
@@ -202,6 +189,23 @@ class Box:
             arguments = {"command": " ".join([helper, "PID", *words]), "said": done.stderr.strip()}
             raise _setup_error(errno.EPERM, "Namespaces", f"new{kind}map", arguments)
 
+    def wait_until_ready(self) -> None:
+        """Wait until init has carried out the box's plan; the error names the step that failed, and the box is gone.
+
+        Apart from the constructor, so that the caller can do its own part of a run meanwhile.
+        """
+        with self._lock:
+            if self._ready:
+                return
+            try:
+                reply, _ = self._receive_reply()
+                if reply.kind != READY:
+                    raise step_error(self.blueprint.box_plan, reply)
+            except BaseException:
+                self.close()
+                raise
+            self._ready = True
+
     # --- talking to init -------------------------------------------------------------------------------------------
 
     def _send(self, request: int, body: bytes, fds: list[int] | None = None) -> None:
@@ -224,7 +228,8 @@ class Box:
     def _receive_reply(self) -> tuple[Reply, int]:
         """A reply on the control socket and the descriptor that came with it, or -1."""
         control = self._control
-        assert control is not None
+        if control is None:
+            raise SandboxError("the box has ended")
         try:
             data, fds, _, _ = socket.recv_fds(control, REPLY.size, 1)
         except OSError as error:
@@ -241,10 +246,11 @@ class Box:
         """Start a program.  The plan's descriptors count from 1: 0 is the run's own socket."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
+            self.wait_until_ready()
             with theirs, self._lock:
                 self._send(_RUN, plan.encoded, [theirs.fileno(), *fds])
             ours.settimeout(_PATIENCE)
-            data, received, _, _ = socket.recv_fds(ours, REPLY.size, 1)
+            data = ours.recv(REPLY.size)
             ours.setblocking(False)
         except BaseException as error:
             ours.close()
@@ -258,13 +264,14 @@ class Box:
         if reply.kind != STARTED:
             ours.close()
             raise step_error(plan, reply)
-        return StartedRun(ours, reply.pid, received[0] if received else -1)
+        return StartedRun(ours, reply.pid)
 
     def open_file(self, path: str, flags: int, mode: int) -> int:
         """Open a regular file inside, with the box's rights; no symlink is followed.  Returns a descriptor."""
         facts = self.blueprint.facts
         name = path.encode("utf-8", "surrogateescape") + b"\0"
         body = _OPEN_BODY.pack(flags, mode, facts.uid, facts.gid, 0) + name
+        self.wait_until_ready()
         with self._lock:
             self._send(_OPEN, body)
             reply, fd = self._receive_reply()
@@ -289,8 +296,17 @@ class Box:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
+    def begin_close(self) -> None:
+        """Tell init to end the box, and do not wait for it; `close` does."""
+        control = self._control
+        if control is not None and os.getpid() == self._owner:
+            # Not close alone: a forked copy of this process may hold the socket too.
+            with contextlib.suppress(OSError):
+                control.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """End the box and wait until nothing is left of it.  In a forked child: just let go of it."""
+        self.begin_close()
         control, self._control = self._control, None
         if os.getpid() != self._owner:
             if control is not None:
@@ -300,11 +316,9 @@ class Box:
                 self.pidfd = -1
             return
         if control is not None:
-            # Not close alone: a forked copy of this process may hold the socket too.
-            with contextlib.suppress(OSError):
-                control.shutdown(socket.SHUT_RDWR)
             control.close()
         self._wait_for_end()
+        self.leaves.close()
 
     def _wait_for_end(self) -> None:
         if self.pidfd < 0:

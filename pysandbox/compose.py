@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable
 
@@ -27,6 +28,7 @@ Base = Iterable[Layer] | None | _Default
 DEFAULT_LIMITS = CgroupLimits(memory=min(1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2), pids=256)
 
 
+@functools.cache
 def default_layers() -> tuple[Layer, ...]:
     """The layers of `Sandbox()`: the strongest box that runs ordinary programs."""
     return (Namespaces(), ChrootJail(), DEFAULT_LIMITS, Rlimits(), Environment(), Capabilities())
@@ -64,7 +66,28 @@ def check_given(given: Iterable[object]) -> None:
 def compose(given: tuple[object, ...], base: Base, degrade: bool) -> Blueprint:
     """Make the blueprint of a box.  Looks at the host; changes nothing."""
     check_given(given)
-    merged = merge(given, base)
+    layers = tuple(sorted(merge(given, base).values(), key=lambda layer: layer.name))
+    asked = not any(layer is DEFAULT_LIMITS for layer in layers)  # an equal layer of the caller's is asked for
+    if any(layer.looks_at_host for layer in layers):
+        return _compose(layers, degrade, asked)
+    # All else that a blueprint depends on: who is asking, and from where.
+    return _compose_cached(layers, degrade, asked, os.getpid(), os.geteuid(), os.getegid(), _working_directory())
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it has been removed
+        return "/"
+
+
+@functools.lru_cache(maxsize=64)
+def _compose_cached(layers: tuple[Layer, ...], degrade: bool, asked: bool, *_who: object) -> Blueprint:
+    return _compose(layers, degrade, asked)
+
+
+def _compose(layers: tuple[Layer, ...], degrade: bool, asked: bool) -> Blueprint:
+    merged = {type(layer): layer for layer in layers}
     namespaces: set[str] = set()
     choices: dict[str, object] = {}
     for layer in merged.values():
@@ -97,8 +120,8 @@ def compose(given: tuple[object, ...], base: Base, degrade: bool) -> Blueprint:
     for layer in sorted(merged.values(), key=lambda layer: layer.name):
         layer.contribute(blueprint)
     limits = merged.get(CgroupLimits)
-    if limits is DEFAULT_LIMITS and isinstance(limits, CgroupLimits):
-        blueprint.cgroup = limits.request(asked=False)
+    if isinstance(limits, CgroupLimits):
+        blueprint.cgroup = limits.request(asked=asked)
     _add_common(blueprint)
     return blueprint
 
@@ -124,7 +147,7 @@ def _facts(namespaces: frozenset[str], choices: dict[str, object], privileged: b
         uid=uid,
         gid=gid,
         has_root=bool(choices.get("has_root")),
-        workdir=str(choices.get("workdir") or os.getcwd()),
+        workdir=str(choices.get("workdir") or _working_directory()),
         init_uid=0 if two_ids or root_without else uid,
         degrade=degrade,
     )
@@ -136,6 +159,8 @@ def _add_common(blueprint: Blueprint) -> None:
     blueprint.add(box, Phase.PRIVILEGES, Verb.NOT_DUMPABLE)
     blueprint.add(run, Phase.SESSION, Verb.NEW_SESSION)
     blueprint.add(run, Phase.SESSION, Verb.UMASK, 0o022)
+    # Changing ids may have made the child dumpable (fs.suid_dumpable, proc(5)), and it shares init's memory till exec.
+    blueprint.add(run, Phase.PRIVATE, Verb.NOT_DUMPABLE)
     blueprint.add(run, Phase.NO_NEW_PRIVS, Verb.NO_NEW_PRIVS)
     blueprint.add(run, Phase.CLOSE, Verb.CLOSE_FDS)
     blueprint.enforcement["no_new_privs"] = Enforcement(Level.FULL, "prctl(PR_SET_NO_NEW_PRIVS)")

@@ -11,6 +11,7 @@ Imports nothing that needs a kernel.
 from __future__ import annotations
 
 import enum
+import functools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ class Phase(enum.IntEnum):
     FILES = 130  # stdio and passed descriptors, while the numbers are ours to give
     DIRECTORY = 135
     IDENTITY = 140  # groups, gid, uid: needs capabilities
+    PRIVATE = 145  # closed to ptrace(2), after the ids have changed and before the capabilities go
     LIMITS = 150  # after setresuid(2), which counts against RLIMIT_NPROC at exec
     CAPABILITIES = 160
     NO_NEW_PRIVS = 170  # Landlock and seccomp need it or a capability
@@ -188,6 +190,9 @@ class Plan:
         at = 0
         for step in self.steps:
             numbers = [0] * 6
+            if not step.args:
+                head.append(_bare(step.verb))
+                continue
             for index, (kind, value) in enumerate(zip(KINDS[step.verb], step.args, strict=True)):
                 if isinstance(value, int):
                     numbers[index] = value & 0xFFFFFFFFFFFFFFFF
@@ -205,6 +210,11 @@ class Plan:
     def __str__(self) -> str:
         width = max((len(step.layer) for step in self.steps), default=0)
         return "\n".join(f"  {step.layer:<{width}}  {step}" for step in self.steps)
+
+
+@functools.cache
+def _bare(verb: Verb) -> bytes:
+    return _STEP.pack(verb, 0, 0, *[0] * 6)
 
 
 def _raw(kind: str, value: str | bytes | tuple[str, ...]) -> bytes:
@@ -276,6 +286,7 @@ class Blueprint:
         self.next_tree += 1
         return self.next_tree - 1
 
+    @cached_property
     def box_plan(self) -> Plan:
         """The steps of the box, in the order of their phases."""
         return Plan(tuple(sorted(self.box_steps, key=lambda step: step.phase)))

@@ -179,13 +179,22 @@ class Popen(Generic[AnyStr]):
     stdout: IO[AnyStr] | None
     stderr: IO[AnyStr] | None
 
-    def __init__(self, box: Box, command: Command, *, begun: float, others: Callable[[Popen[Any]], set[int]]) -> None:
+    def __init__(
+        self,
+        box: Box,
+        command: Command,
+        *,
+        begun: float,
+        others: Callable[[Popen[Any]], set[int]],
+        last_of_box: bool = False,
+    ) -> None:
         self.args = command.args
         self.stdin = self.stdout = self.stderr = None
         self._box = box
         self._command = command
         self._others = others
         self._result: Result[AnyStr] | None = None
+        self._last_of_box = last_of_box
         self._on_end: list[Callable[[Popen[Any]], None]] = []
         self._feed: memoryview | None = None
         self._collected: dict[str, bytearray] = {}
@@ -243,7 +252,7 @@ class Popen(Generic[AnyStr]):
                     remedy="run as root, or in a delegated scope (systemd-run --user --scope -p Delegate=yes ...), or "
                     "accept watching instead: Sandbox(..., degrade=True)",
                 )
-            self._leaf = group.create(cgroups.fresh_name(), request)
+            self._leaf = self._box.leaves.take(group, request)
         except (UnsupportedError, SetupError) as error:
             if request.asked and not self._box.blueprint.facts.degrade:
                 raise
@@ -345,7 +354,7 @@ class Popen(Generic[AnyStr]):
     def _remove_leaf(self) -> None:
         leaf, self._leaf = self._leaf, None
         if leaf is not None:
-            leaf.remove()
+            self._box.leaves.give_back(leaf)
 
     def open_streams(self) -> None:
         """Make the caller's file objects of the pipes, blocking ones."""
@@ -431,6 +440,8 @@ class Popen(Generic[AnyStr]):
         """Every process of the run is dead: take the rest of the output, read the counters, make the result."""
         supervisor = self._supervisor
         supervisor.end(ending, now)
+        if self._last_of_box:
+            self._box.begin_close()  # it comes to its end while we count
         for name in list(self._collected):
             while name in self._pipes and self._read_output(name):
                 pass
@@ -652,10 +663,6 @@ class Popen(Generic[AnyStr]):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    def host_pid(self) -> int | None:
-        """The program's pid as this process sees it, or None once it is gone."""
-        return None if self._run is None else self._run.host_pid()
 
     def __repr__(self) -> str:
         return f"<Popen: returncode: {self.returncode} args: {list(self.args)!r}>"

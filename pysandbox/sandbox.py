@@ -14,7 +14,7 @@ from typing_extensions import Self, Unpack
 
 from . import units
 from .box import Box
-from .compose import DEFAULT, Base, compose
+from .compose import DEFAULT, Base, check_given, compose
 from .errors import ConfigError, SandboxError
 from .layers import CgroupLimits
 from .plan import Blueprint, CgroupRequest
@@ -70,15 +70,19 @@ class Sandbox:
         self._box: Box | None = None
         self._live: set[Popen[Any]] = set()
         self._lock = threading.Lock()
-        compose(self._given, self._base, self._degrade)  # complain now about what is wrong
+        check_given(self._given)
+        self._compose()  # complain now about what is wrong
 
     # --- lifetime ----------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         if self._box is not None:
             raise SandboxError("this Sandbox is entered already; use another for another box")
-        self._box = Box(compose(self._given, self._base, self._degrade))
+        self._box = _ready(Box(self._compose()))
         return self
+
+    def _compose(self) -> Blueprint:
+        return compose(self._given, self._base, self._degrade)
 
     def __exit__(
         self,
@@ -107,7 +111,7 @@ class Sandbox:
         self._end_runs()
         box.close()
         self._box = None
-        self._box = Box(box.blueprint)
+        self._box = _ready(Box(box.blueprint))
 
     def _entered(self) -> Box:
         if self._box is None:
@@ -119,7 +123,7 @@ class Sandbox:
     @property
     def enforcement(self) -> dict[str, Enforcement]:
         """What is in force of each layer, by which mechanism, and why not in full; of limits, what a run will have."""
-        blueprint = self._box.blueprint if self._box else compose(self._given, self._base, self._degrade)
+        blueprint = self._box.blueprint if self._box else self._compose()
         rows = dict(blueprint.enforcement)
         if blueprint.cgroup is not None:
             rows["CgroupLimits"] = _limits_row(blueprint.cgroup)
@@ -127,7 +131,7 @@ class Sandbox:
 
     def explain(self) -> str:
         """The plan of the box and of a run in it, as text; the box need not be entered."""
-        return explain(self._box.blueprint if self._box else compose(self._given, self._base, self._degrade))
+        return explain(self._box.blueprint if self._box else self._compose())
 
     def __repr__(self) -> str:
         state = "entered" if self._box else "not entered"
@@ -237,8 +241,7 @@ class Sandbox:
         return process
 
     def _start(self, command: Command, begun: float) -> Popen[Any]:
-        box = self._entered()
-        process: Popen[Any] = Popen(box, command, begun=begun, others=self._pids_of_others)
+        process: Popen[Any] = Popen(self._entered(), command, begun=begun, others=self._pids_of_others)
         with self._lock:
             self._live.add(process)
         process.on_end(self._forget)
@@ -249,10 +252,9 @@ class Sandbox:
             self._live.discard(process)
 
     def _pids_of_others(self, process: Popen[Any]) -> set[int]:
-        """Host pids of the other programs running in the box."""
+        """The other programs running in the box, by their pids inside."""
         with self._lock:
-            others = [other for other in self._live if other is not process]
-        return {pid for other in others if (pid := other.host_pid()) is not None}
+            return {other.pid for other in self._live if other is not process}
 
     # --- files ---------------------------------------------------------------------------------------------------------
 
@@ -296,6 +298,15 @@ class Sandbox:
         return os.path.join(self._entered().blueprint.facts.workdir, given)
 
 
+def _ready(box: Box) -> Box:
+    box.wait_until_ready()
+    return box
+
+
+def _nobody(_: Popen[Any]) -> set[int]:
+    return set()
+
+
 def _check(args: Sequence[units.StrPath], options: dict[str, Any]) -> Command:
     limits = options.pop("limits", None)
     request = None
@@ -328,7 +339,7 @@ def explain(blueprint: Blueprint) -> str:
         named = {"memory": limits.memory, "swap": limits.swap, "cpus": limits.cpus, "pids": limits.pids}
         shown = ", ".join(f"{name}={value}" for name, value in named.items() if value is not None)
         lines.append(f"each run's cgroup: {shown}{'' if limits.asked else ' (by default, not asked for)'}")
-    lines += ["", "once, in init:", str(blueprint.box_plan()), "", "for each run, in its child, before exec:"]
+    lines += ["", "once, in init:", str(blueprint.box_plan), "", "for each run, in its child, before exec:"]
     lines += [str(blueprint.run_plan([])), "", "in force:"]
     lines += [f"  {name}: {row}" for name, row in sorted(blueprint.enforcement.items())]
     return "\n".join(lines)
@@ -381,13 +392,16 @@ def run(
     begun = time.monotonic()
     check = units.flag(options.pop("check", False), "check")
     command = _check(args, options)
-    with Sandbox(*layers, base=base, degrade=degrade) as box:
-        process = box._start(command, begun)
+    box = Box(compose(layers, base, units.flag(degrade, "degrade")))
+    try:
+        process: Popen[Any] = Popen(box, command, begun=begun, others=_nobody, last_of_box=True)
         try:
             process.collect()
             process._wait(None)
         finally:
             process.close()
+    finally:
+        box.close()
     if check:
         process.result.check_returncode()
     return process.result
@@ -435,13 +449,12 @@ def popen(
     options.setdefault("stderr", None)
     command = _check(args, options)
     begun = time.monotonic()
-    sandbox = Sandbox(*layers, base=base, degrade=degrade)
-    sandbox.__enter__()
+    box = Box(compose(layers, base, units.flag(degrade, "degrade")))
     try:
-        process = sandbox._start(command, begun)
+        process: Popen[Any] = Popen(box, command, begun=begun, others=_nobody, last_of_box=True)
     except BaseException:
-        sandbox.close()
+        box.close()
         raise
-    process.on_end(lambda _: sandbox.close())
+    process.on_end(lambda _: box.close())
     process.open_streams()
     return process

@@ -52,15 +52,27 @@ def _memory(processes: list[psutil.Process], limit: int | None) -> int:
     return exact
 
 
+def _inside_pid(pid: int) -> int:
+    """A process's pid in its innermost PID namespace (NSpid in proc(5))."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
+            for line in status:
+                if line.startswith("NSpid:"):
+                    return int(line.split()[-1])
+    except OSError:
+        pass
+    return -1
+
+
 def look(init: int, others: Collection[int], memory_limit: int | None) -> Sample:
-    """Look at all processes below init but for the trees of `others`, the programs of other runs."""
+    """Look at all processes below init but for the trees of `others`, the programs of other runs (pids inside)."""
     begin = time.monotonic()
     processes: list[psutil.Process] = []
     try:
         children = psutil.Process(init).children(recursive=True)
     except psutil.Error:
         children = []
-    left_out = set(others)
+    left_out = {child.pid for child in children if others and _inside_pid(child.pid) in others}
     for process in children:  # parents come before their children
         try:
             if process.pid in left_out or process.ppid() in left_out:

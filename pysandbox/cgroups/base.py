@@ -31,6 +31,9 @@ class Readings:
 class Leaf(ABC):
     """The cgroup of one run."""
 
+    def __init__(self, request: CgroupRequest) -> None:
+        self.request = request
+
     @abstractmethod
     def attach_fds(self) -> list[int]:
         """Descriptors to which a process writes "0" to move itself here."""
@@ -46,6 +49,10 @@ class Leaf(ABC):
     @abstractmethod
     def stop_forks(self) -> None:
         """Let no process here fork any more, so that killing them one by one comes to an end."""
+
+    def reset(self) -> bool:
+        """Make the leaf as good as new for another run with the same limits; False where that cannot be."""
+        return False
 
     @abstractmethod
     def remove(self) -> None:
@@ -72,9 +79,13 @@ def make_directory(path: str) -> None:
 
 def write_knob(path: str, value: str) -> None:
     """Write a limit; a failure names the file and the value."""
+    # Bare calls here and below: a file object costs as much as the kernel's part, and this is done for each run.
     try:
-        with open(path, "w", encoding="ascii") as knob:
-            knob.write(value)
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
     except OSError as error:
         arguments = {"path": path, "value": value}
         raise SetupError(error.errno or 0, layer=LAYER, step="write", arguments=arguments) from None
@@ -83,10 +94,16 @@ def write_knob(path: str, value: str) -> None:
 def read_text(path: str) -> str | None:
     """A counter's text, or None where this kernel has no such file."""
     try:
-        with open(path, encoding="ascii", errors="replace") as counter:
-            return counter.read()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            pieces = []
+            while piece := os.read(fd, 1 << 16):
+                pieces.append(piece)
+        finally:
+            os.close(fd)
     except OSError:
         return None
+    return b"".join(pieces).decode("ascii", "replace")
 
 
 def read_number(path: str) -> int | None:

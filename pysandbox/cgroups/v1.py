@@ -13,64 +13,101 @@ from . import base
 _PERIOD = 100_000  # microseconds of cpu.cfs_period_us, the kernel's default
 
 
-class Leaf(base.Leaf):
-    """A folder in each hierarchy that a limit or a counter needs."""
+# Bytes that a leaf may still be charged with and yet serve another run: what the kernel keeps charged ahead on each CPU
+# (64 pages, MEMCG_CHARGE_BATCH), and little more.
+_RESIDUE = (256 << 10) * ((os.cpu_count() or 1) + 2)
 
-    def __init__(self, paths: dict[str, str]) -> None:
+
+class Leaf(base.Leaf):
+    """A folder in each hierarchy that a limit or a counter needs; its files stay open, as a leaf serves many runs."""
+
+    def __init__(self, paths: dict[str, str], request: CgroupRequest) -> None:
+        super().__init__(request)
         self._paths = paths  # controller → folder
-        self._fds: list[int] = []
-        self._usage: int | None = None
+        self._fds: dict[tuple[str, str], int] = {}
+        self._spent = False  # changed in a way that no reset takes back
+
+    def _fd(self, controller: str, name: str, flags: int) -> int:
+        key = (controller, name)
+        if key not in self._fds:
+            self._fds[key] = os.open(f"{self._paths[controller]}/{name}", flags | os.O_CLOEXEC)
+        return self._fds[key]
+
+    def _read(self, controller: str, name: str) -> bytes | None:
+        if controller not in self._paths:
+            return None
+        try:
+            return os.pread(self._fd(controller, name, os.O_RDWR), 4096, 0)
+        except PermissionError:
+            return os.pread(self._fd(controller, name, os.O_RDONLY), 4096, 0)
+        except FileNotFoundError:
+            return None
+
+    def _number(self, controller: str, name: str) -> int | None:
+        text = self._read(controller, name)
+        return int(text) if text is not None and text.strip().isdigit() else None
+
+    def _keyed(self, controller: str, name: str, key: str) -> int | None:
+        for line in (self._read(controller, name) or b"").decode().splitlines():
+            word, _, value = line.partition(" ")
+            if word == key and value.strip().isdigit():
+                return int(value)
+        return None
 
     def attach_fds(self) -> list[int]:
         # `tasks` and not `cgroup.procs`: for one thread that moves itself the kernel need not wait for an RCU grace
         # period (10 ms), as it takes no lock on thread groups.
-        if not self._fds:
-            for path in dict.fromkeys(self._paths.values()):
-                self._fds.append(os.open(path + "/tasks", os.O_WRONLY | os.O_CLOEXEC))
-        return self._fds
+        folders = {path: controller for controller, path in self._paths.items()}
+        return [self._fd(controller, "tasks", os.O_WRONLY) for controller in folders.values()]
 
     def cpu_time(self) -> float | None:
-        if "cpuacct" not in self._paths:
-            return None
-        if self._usage is None:
-            self._usage = os.open(self._paths["cpuacct"] + "/cpuacct.usage", os.O_RDONLY | os.O_CLOEXEC)
-        return int(os.pread(self._usage, 32, 0)) / 1e9
+        nanoseconds = self._number("cpuacct", "cpuacct.usage")
+        return None if nanoseconds is None else nanoseconds / 1e9
 
     def readings(self) -> base.Readings:
         found = base.Readings(cpu_time=self.cpu_time())
-        if found.cpu_time is not None:
-            found.sources["cpu_time"] = "cpuacct.usage"
-            ticks = os.sysconf("SC_CLK_TCK")
-            stat = self._paths["cpuacct"] + "/cpuacct.stat"
-            user, system = base.read_keyed(stat, "user"), base.read_keyed(stat, "system")
-            if user is not None and system is not None:
-                found.cpu_user, found.cpu_system = user / ticks, system / ticks
-                found.sources["cpu_user"] = found.sources["cpu_system"] = "cpuacct.stat"
-        if "memory" in self._paths:
-            memory = self._paths["memory"]
-            found.memory_peak = base.read_number(memory + "/memory.max_usage_in_bytes")
-            found.oom_kills = base.read_keyed(memory + "/memory.oom_control", "oom_kill")
-            found.sources["memory_peak"] = "memory.max_usage_in_bytes"
-            found.sources["oom_kills"] = "memory.oom_control"
-        if "pids" in self._paths:
-            found.pids_refused = base.read_keyed(self._paths["pids"] + "/pids.events", "max")
-            found.sources["pids_refused"] = "pids.events"
-            found.processes_peak = base.read_number(self._paths["pids"] + "/pids.peak")
-            if found.processes_peak is not None:
-                found.sources["processes_peak"] = "pids.peak"
+        ticks = os.sysconf("SC_CLK_TCK")
+        user, system = self._keyed("cpuacct", "cpuacct.stat", "user"), self._keyed("cpuacct", "cpuacct.stat", "system")
+        if user is not None and system is not None:
+            found.cpu_user, found.cpu_system = user / ticks, system / ticks
+        found.memory_peak = self._number("memory", "memory.max_usage_in_bytes")
+        found.oom_kills = self._keyed("memory", "memory.oom_control", "oom_kill")
+        found.pids_refused = self._keyed("pids", "pids.events", "max")
+        found.processes_peak = self._number("pids", "pids.peak")
+        sources = {
+            "cpu_time": "cpuacct.usage",
+            "cpu_user": "cpuacct.stat",
+            "cpu_system": "cpuacct.stat",
+            "memory_peak": "memory.max_usage_in_bytes",
+            "oom_kills": "memory.oom_control",
+            "pids_refused": "pids.events",
+            "processes_peak": "pids.peak",
+        }
+        found.sources = {name: source for name, source in sources.items() if getattr(found, name) is not None}
+        self._spent |= bool(found.oom_kills or found.pids_refused or (found.processes_peak or 0) > 1)
         return found
 
+    def reset(self) -> bool:
+        if self._spent or (self._number("memory", "memory.usage_in_bytes") or 0) > _RESIDUE:
+            return False
+        try:
+            for controller, name in (("memory", "memory.max_usage_in_bytes"), ("cpuacct", "cpuacct.usage")):
+                if controller in self._paths:
+                    os.pwrite(self._fd(controller, name, os.O_RDWR), b"0", 0)
+        except OSError:
+            return False
+        return True
+
     def stop_forks(self) -> None:
+        self._spent = True
         if "pids" in self._paths:
             with contextlib.suppress(SetupError):
                 base.write_knob(self._paths["pids"] + "/pids.max", "0")
 
     def remove(self) -> None:
-        for fd in self._fds:
+        for fd in self._fds.values():
             os.close(fd)
-        if self._usage is not None:
-            os.close(self._usage)
-        self._fds, self._usage = [], None
+        self._fds.clear()
         for path in dict.fromkeys(self._paths.values()):
             base.remove_directory(path)
 
@@ -107,9 +144,9 @@ class Group(base.Group):
                     paths[controller] = path
             self._limit(paths, request)
         except BaseException:
-            Leaf(paths).remove()
+            Leaf(paths, request).remove()
             raise
-        return Leaf(paths)
+        return Leaf(paths, request)
 
     def _limit(self, paths: dict[str, str], request: CgroupRequest) -> None:
         if request.memory is not None:

@@ -15,7 +15,8 @@ _PERIOD = 100_000  # microseconds, the kernel's default of cpu.max
 class Leaf(base.Leaf):
     """One folder."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, request: CgroupRequest) -> None:
+        super().__init__(request)
         self._path = path
         self._fds: list[int] = []
         self._stat: int | None = None
@@ -101,7 +102,7 @@ class Group(base.Group):
         except BaseException:
             base.remove_directory(leaf)
             raise
-        return Leaf(leaf)
+        return Leaf(leaf, request)
 
     def _enable(self, wanted: frozenset[str]) -> None:
         knob = self._own + "/cgroup.subtree_control"

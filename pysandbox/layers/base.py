@@ -43,6 +43,11 @@ class Layer:
         """What errors and plans call this layer."""
         return type(self).__name__
 
+    @property
+    def looks_at_host(self) -> bool:
+        """Whether its steps depend on things outside that may change from one box to the next."""
+        return False
+
     def requirements(self) -> Requirements:
         """Tell what must be known before steps are contributed."""
         return Requirements()

@@ -41,6 +41,10 @@ class Environment(Layer):
         object.__setattr__(self, "set", units.variables(self.set, "Environment(set=)"))
         units.flag(self.clean, "Environment(clean=)")
 
+    @property
+    def looks_at_host(self) -> bool:
+        return bool(self.allow)
+
     def contribute(self, blueprint: Blueprint) -> None:
         values: dict[str, str] = {}
         if self.clean:

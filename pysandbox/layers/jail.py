@@ -169,6 +169,10 @@ class ChrootJail(Layer):
             raise ConfigError(f"ChrootJail(proc=) must be 'new' or 'none': {self.proc!r}")
         units.text(self.proc_options, "ChrootJail(proc_options=)")
 
+    @property
+    def looks_at_host(self) -> bool:
+        return self.root is not None or bool(self.binds)
+
     def requirements(self) -> Requirements:
         return Requirements(namespaces=frozenset({"mount"}), choices={"has_root": True, "workdir": self.workdir})
 
@@ -181,8 +185,8 @@ class ChrootJail(Layer):
         for path, destination in system.links():
             entries[path] = _Link(destination)
         for source, target in system.folders():
-            entries[target] = Bind(source, target)
-        for path, content in system.files(facts_uid, self.workdir):
+            entries[target] = Bind(source, target, optional=target.startswith("/etc/"))
+        for path, content in system.own_files(facts_uid, self.workdir):
             entries[path] = _File(content)
         if self.python:
             for source, target in system.python_folders():

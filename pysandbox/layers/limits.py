@@ -59,4 +59,4 @@ class CgroupLimits(Layer):
         return CgroupRequest(memory=memory, swap=int(self.swap), cpus=self.cpus, pids=self.pids, asked=asked)
 
     def contribute(self, blueprint: Blueprint) -> None:
-        blueprint.cgroup = self.request()
+        blueprint.cgroup = self.request()  # made anew for each run, by the parent side

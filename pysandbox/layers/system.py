@@ -2,65 +2,62 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Iterator
 
 _LIBRARY_NAMES = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-#: of /etc: nothing that names users, hosts or secrets of this machine
+# Of /etc, nothing that names users, hosts or secrets of this machine.
 _ETC = (
     "alternatives",
-    "ca-certificates",
-    "ca-certificates.conf",
-    "host.conf",
     "ld.so.cache",
     "ld.so.conf",
     "ld.so.conf.d",
     "localtime",
-    "mime.types",
-    "perl",
     "pki/tls",
-    "protocols",
     "services",
     "ssl/certs",
     "ssl/openssl.cnf",
-    "timezone",
 )
 
+Pairs = tuple[tuple[str, str], ...]
 
-def links() -> Iterator[tuple[str, str]]:
+
+def _is_link_into_usr(path: str) -> bool:
+    return os.path.islink(path) and os.path.realpath(path).startswith("/usr/")
+
+
+@functools.cache  # as everything here: what a system is made of is looked at once per process
+def links() -> Pairs:
     """Symlinks at the top of the host that the box has too (/bin → usr/bin, on a merged /usr), and in /etc."""
-    for name in _LIBRARY_NAMES:
-        if os.path.islink(f"/{name}") and os.path.realpath(f"/{name}").startswith("/usr/"):
-            yield f"/{name}", os.readlink(f"/{name}")
-    for name in _ETC:
-        path = f"/etc/{name}"
-        if os.path.islink(path) and os.path.realpath(path).startswith("/usr/"):
-            yield path, os.path.realpath(path)
+    top = [(f"/{name}", os.readlink(f"/{name}")) for name in _LIBRARY_NAMES if _is_link_into_usr(f"/{name}")]
+    etc = [(path, os.path.realpath(path)) for name in _ETC if _is_link_into_usr(path := f"/etc/{name}")]
+    return (*top, *etc)
 
 
-def folders() -> Iterator[tuple[str, str]]:
+@functools.cache
+def folders() -> Pairs:
     """Folders and files of the host to bind read-only, as (source without symlinks, path inside)."""
-    yield os.path.realpath("/usr"), "/usr"
-    for name in _LIBRARY_NAMES:
-        real = os.path.realpath(f"/{name}")
-        if os.path.isdir(real) and not (os.path.islink(f"/{name}") and real.startswith("/usr/")):
-            yield real, f"/{name}"
-    for name in _ETC:
-        real = os.path.realpath(f"/etc/{name}")
-        if os.path.exists(real) and not (os.path.islink(f"/etc/{name}") and real.startswith("/usr/")):
-            yield real, f"/etc/{name}"
+    found = [(os.path.realpath("/usr"), "/usr")]
+    for path in (*(f"/{name}" for name in _LIBRARY_NAMES), *(f"/etc/{name}" for name in _ETC)):
+        if os.path.exists(path) and not _is_link_into_usr(path):
+            found.append((os.path.realpath(path), path))
+    return tuple(found)
 
 
-def files(uid: int, home: str) -> Iterator[tuple[str, bytes]]:
+@functools.cache
+def own_files(uid: int, home: str) -> tuple[tuple[str, bytes], ...]:
     """Files of the box's own in place of the host's."""
     user = "" if uid == 0 else f"sandbox:x:{uid}:{uid}:sandbox:{home}:/bin/sh\n"
     group = "" if uid == 0 else f"sandbox:x:{uid}:\n"
-    nobody = "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n" if uid != 65534 else ""
-    yield "/etc/passwd", f"root:x:0:0:root:{home}:/bin/sh\n{user}{nobody}".encode()
-    yield "/etc/group", f"root:x:0:\n{group}{'nogroup:x:65534:' if uid != 65534 else ''}\n".encode()
-    yield "/etc/hosts", b"127.0.0.1 localhost sandbox\n::1 localhost\n"
-    yield "/etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files dns\n"
+    nobody = "" if uid == 65534 else "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+    nogroup = "" if uid == 65534 else "nogroup:x:65534:\n"
+    return (
+        ("/etc/passwd", f"root:x:0:0:root:{home}:/bin/sh\n{user}{nobody}".encode()),
+        ("/etc/group", f"root:x:0:\n{group}{nogroup}".encode()),
+        ("/etc/hosts", b"127.0.0.1 localhost sandbox\n::1 localhost\n"),
+        ("/etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files dns\n"),
+    )
 
 
 def _prefixes() -> list[str]:
@@ -70,25 +67,29 @@ def _prefixes() -> list[str]:
     return [p for p in outside if not any(p.startswith(q + "/") for q in outside)]
 
 
-def python_folders() -> Iterator[tuple[str, str]]:
+@functools.cache
+def python_folders() -> Pairs:
     """The running Python's prefix, base prefix and venv, as (source, path inside); both spellings of a path with links."""
     real = _prefixes()
-    for prefix in real:
-        yield prefix, prefix
+    found = [(prefix, prefix) for prefix in real]
     for prefix in (sys.prefix, sys.base_prefix):
         given = os.path.normpath(prefix)
         resolved = os.path.realpath(given)
         if given != resolved and resolved in real:
-            yield resolved, given
+            found.append((resolved, given))
+    return tuple(found)
 
 
-def python_links() -> Iterator[tuple[str, str]]:
+@functools.cache
+def python_links() -> Pairs:
     """The symlinks by which `sys.executable` reaches its file, where they lie outside the folders above."""
+    found = []
     bound = [*_prefixes(), "/usr", *(os.path.normpath(p) for p in (sys.prefix, sys.base_prefix))]
     path = sys.executable or ""
     for _ in range(40):  # as many as the kernel follows
         if not path or not os.path.islink(path):
-            return
+            break
         if not any(path.startswith(folder + "/") for folder in bound):
-            yield os.path.normpath(path), os.readlink(path)
+            found.append((os.path.normpath(path), os.readlink(path)))
         path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+    return tuple(found)

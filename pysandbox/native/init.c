@@ -16,8 +16,13 @@
  * is first.  init then exits, and the kernel kills the PID namespace with it; without a PID namespace of its own
  * init kills its tree first.
  *
+ * Starting is vfork-style (CLONE_VM | CLONE_VFORK, a stack of its own): nothing is copied, and a failure comes back
+ * in shared memory.  What the child does in that time is pb_execute and nothing else.  It is not dumpable, as init is
+ * not, so no process of the payload's uid can reach the shared memory through it (ptrace(2)); the application keeps
+ * argv and env well below the run's memory limit, as an OOM kill before exec would take init along.
+ *
  * Owns: the control socket, the runs' sockets, the fds received.  May call: sys.h, steps.h.  No libc, no
- * allocation but mmap of a request's body, no handler of any signal (all are blocked, SIGCHLD comes by signalfd).
+ * allocation but mmap of a large request's body, no handler of any signal (all are blocked, SIGCHLD comes by signalfd).
  */
 #include "proto.h"
 #include "steps.h"
@@ -26,6 +31,8 @@
 #define CONTROL_FD 3 /* where spawn.c puts them */
 #define APPLICATION_FD 4
 #define MAX_KEEPERS 256
+#define SMALL_BODY (32u << 10) /* a request up to here needs no mmap */
+#define CHILD_STACK (64u << 10)
 #define NO_STEP UINT32_MAX /* a failure that is no step's: the request itself, or the fork */
 
 struct run {
@@ -48,15 +55,15 @@ static struct state {
 
 struct request {
     struct pb_head head;
-    char *body; /* mmapped, head.length bytes */
+    char *body; /* head.length bytes, mapped unless they are in small_body */
     uint32_t n_fds;
     int fds[PB_MAX_FDS];
 };
 
-struct failure {
-    uint32_t step;
-    int32_t error;
-};
+/* A list of n strings takes n bytes at least, so this many pointers are enough for argv and env of a small body. */
+static const char *small_pointers[SMALL_BODY + 2];
+static char small_body[SMALL_BODY] __attribute__((aligned(16)));
+static char child_stack[CHILD_STACK] __attribute__((aligned(16)));
 
 /* --- talking ---------------------------------------------------------------------------------------------- */
 
@@ -89,7 +96,7 @@ static void close_all(const struct request *request)
 {
     for (uint32_t i = 0; i < request->n_fds; i++)
         sys_close(request->fds[i]);
-    if (request->body)
+    if (request->body && request->body != small_body)
         sys_munmap(request->body, request->head.length);
 }
 
@@ -144,10 +151,13 @@ static bool receive(int control, struct request *request)
         return false;
     if (!head->length)
         return true;
-    long body = sys_mmap(head->length);
-    if (body < 0 && body > -4096)
-        return false;
-    request->body = (char *)body;
+    request->body = small_body;
+    if (head->length > SMALL_BODY) {
+        long body = sys_mmap(head->length);
+        if (body < 0 && body > -4096)
+            return false;
+        request->body = (char *)body;
+    }
     return read_exactly(control, request->body, head->length);
 }
 
@@ -267,74 +277,95 @@ static _Noreturn void end_box(struct state *s)
 
 /* --- starting a run ----------------------------------------------------------------------------------------- */
 
+struct child {
+    struct state *state;
+    const struct pb_plan *plan;
+    struct request *request;
+    uint32_t step; /* of the failure */
+    int error;
+};
+
 /* The program may be given descriptors under any number; ours move above the highest of them. */
-static int out_of_the_way(const struct pb_plan *plan, struct request *request, int *report, struct failure *failure)
+static int out_of_the_way(struct child *child)
 {
+    const struct pb_plan *plan = child->plan;
+    struct request *request = child->request;
     long highest = 2;
     for (uint32_t i = 0; i < plan->count; i++)
         if (plan->steps[i].verb == PB_VERB_STDIO && plan->steps[i].arg[1] <= 0x7ffffffe) {
-            failure->step = i;
+            child->step = i;
             if ((long)plan->steps[i].arg[1] > highest)
                 highest = (long)plan->steps[i].arg[1];
         }
-    for (uint32_t i = 0; i <= request->n_fds; i++) {
-        int *fd = i < request->n_fds ? &request->fds[i] : report;
-        if (*fd > highest)
+    for (uint32_t i = 0; i < request->n_fds; i++) {
+        if (request->fds[i] > highest)
             continue;
-        long moved = SYS3(__NR_fcntl, *fd, F_DUPFD_CLOEXEC, highest + 1);
+        long moved = SYS3(__NR_fcntl, request->fds[i], F_DUPFD_CLOEXEC, highest + 1);
         if (moved < 0)
             return (int)-moved;
-        *fd = (int)moved;
+        request->fds[i] = (int)moved;
     }
     return 0;
 }
 
-static _Noreturn void become_program(struct state *s, const struct pb_plan *plan, struct request *request, int report)
+/* In the child, in init's memory: becomes the program, or leaves behind why not. */
+static void become_program(void *argument)
 {
-    struct failure failure = {0};
+    struct child *child = argument;
     uint64_t none = 0;
-    failure.error = out_of_the_way(plan, request, &report, &failure);
-    if (!failure.error) {
+    child->error = out_of_the_way(child);
+    if (!child->error) {
         SYS4(__NR_rt_sigprocmask, PB_SIG_SETMASK, &none, 0, sizeof none);
-        failure.error = pb_execute(&s->context, plan, &failure.step);
+        child->error = pb_execute(&child->state->context, child->plan, &child->step);
     }
-    sys_write(report, &failure, sizeof failure);
     sys_exit(127);
+}
+
+static long spawn(struct child *child)
+{
+    const struct request *request = child->request;
+    struct pb_context *context = &child->state->context;
+    size_t room = 0;
+    context->pointers = small_pointers;
+    if (request->body != small_body) {
+        room = (request->head.length + 2) * sizeof(char *);
+        long at = sys_mmap(room);
+        if (at < 0 && at > -4096)
+            return at;
+        context->pointers = (const char **)at;
+    }
+    int fds[PB_MAX_FDS]; /* the numbers that the child moves to are its own */
+    for (uint32_t i = 0; i < request->n_fds; i++)
+        fds[i] = request->fds[i];
+    long pid = sys_clone_on_stack(CLONE_VM | CLONE_VFORK | PB_SIGCHLD, child_stack + CHILD_STACK, become_program, child);
+    for (uint32_t i = 0; i < request->n_fds; i++)
+        child->request->fds[i] = fds[i];
+    if (room)
+        sys_munmap((void *)(uintptr_t)context->pointers, room);
+    context->pointers = 0;
+    return pid;
 }
 
 static void start_run(struct state *s, struct request *request)
 {
     struct pb_plan plan;
-    struct failure failure = {.step = NO_STEP};
-    int pidfd = -1, ends[2];
+    struct child child = {.state = s, .plan = &plan, .request = request, .step = NO_STEP};
     int socket = request->fds[0];
-    int error = pb_decode(request->body, request->head.length, request->fds, request->n_fds, &plan, &failure.step);
-    if (!error)
-        error = (int)-SYS2(__NR_pipe2, ends, O_CLOEXEC);
-    if (error) {
-        send_failure(socket, failure.step, error);
-        sys_close(socket);
-        return;
+    int error = pb_decode(request->body, request->head.length, request->fds, request->n_fds, &plan, &child.step);
+    if (!error) {
+        long pid = spawn(&child);
+        if (pid >= 0 && !child.error) {
+            s->run = (struct run){.socket = socket, .program = (int)pid};
+            struct pb_reply reply = {.kind = PB_STARTED, .pid = (int)pid};
+            send_reply(socket, &reply, -1);
+            return;
+        }
+        if (pid >= 0)
+            sys_wait4((int)pid, 0, PB_WALL, 0);
+        error = pid < 0 ? (int)-pid : child.error;
     }
-    long pid = SYS5(__NR_clone, CLONE_PIDFD | PB_SIGCHLD, 0, &pidfd, 0, 0);
-    if (pid == 0)
-        become_program(s, &plan, request, ends[1]);
-    sys_close(ends[1]);
-    if (pid < 0) {
-        send_failure(socket, NO_STEP, (int)-pid);
-        sys_close(socket);
-    } else if (read_exactly(ends[0], (char *)&failure, sizeof failure)) {
-        sys_wait4((int)pid, &error, PB_WALL, 0);
-        send_failure(socket, failure.step, failure.error);
-        sys_close(socket);
-    } else { /* the pipe closed by exec */
-        s->run = (struct run){.socket = socket, .program = (int)pid};
-        struct pb_reply reply = {.kind = PB_STARTED, .pid = (int)pid};
-        send_reply(socket, &reply, pidfd);
-    }
-    sys_close(ends[0]);
-    if (pidfd >= 0)
-        sys_close(pidfd);
+    send_failure(socket, child.step, error);
+    sys_close(socket);
 }
 
 static int make_signalfd(void)

@@ -15,6 +15,7 @@
 
 #include "sys.h"
 
+#define RESOLVE_WITHIN (RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
 #define RESOLVE_STRICT (RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
 
 /* --- decoding ------------------------------------------------------------------------------------------- */
@@ -94,6 +95,7 @@ void pb_context_init(struct pb_context *context)
     for (int i = 0; i < PB_MAX_TREES; i++)
         context->trees[i] = -1;
     context->n_own = 0;
+    context->pointers = 0;
 }
 
 /* --- paths inside the new root ---------------------------------------------------------------------------- */
@@ -137,43 +139,61 @@ static long remember_own(struct pb_context *c, int fd)
     return 0;
 }
 
-/* Opens the folder that holds `path`'s last name, making missing folders on our own file systems; copies that
- * name to `name`.  Returns the descriptor. */
-static long open_parent(const struct pb_context *c, const char *path, char *name, size_t name_size)
+/* Copies the folders of `path` to `folder`; returns its last name, or 0 if either is too long. */
+static const char *split(const char *path, char *folder, size_t size)
 {
-    long dir = sys_openat2(base_of(c), ".", O_PATH | O_DIRECTORY | O_CLOEXEC, 0, RESOLVE_STRICT);
     path = relative(path);
-    for (;;) {
+    const char *name = path;
+    for (const char *p = path; *p; p++)
+        if (*p == '/' && p[1])
+            name = p + 1;
+    size_t length = (size_t)(name - path);
+    if (length + 2 > size || pb_strlen(name) > 255)
+        return 0;
+    for (size_t i = 0; i < length; i++)
+        folder[i] = path[i];
+    if (!length)
+        folder[length++] = '.';
+    folder[length] = 0;
+    return name;
+}
+
+/* Makes what is missing of `folder`, on our own file systems only. */
+static long make_folders(const struct pb_context *c, const char *folder)
+{
+    char name[256];
+    long dir = sys_openat2(base_of(c), ".", O_PATH | O_DIRECTORY | O_CLOEXEC, 0, RESOLVE_STRICT);
+    while (dir >= 0 && *folder) {
         size_t n = 0;
-        while (path[n] && path[n] != '/')
-            n++;
-        const char *rest = path + n;
-        while (*rest == '/')
-            rest++;
-        if (dir < 0)
-            return dir;
-        if (n >= name_size) {
-            sys_close((int)dir);
-            return -ENAMETOOLONG;
-        }
-        for (size_t i = 0; i < n; i++)
-            name[i] = path[i];
-        name[n] = 0;
-        if (!*rest)
-            return dir;
-        if (is_own(c, (int)dir)) {
-            long made = SYS3(__NR_mkdirat, dir, name, 0755);
-            if (made < 0 && made != -EEXIST) {
+        for (; folder[n] && folder[n] != '/'; n++) {
+            if (n + 1 >= sizeof name) {
                 sys_close((int)dir);
-                return made;
+                return -ENAMETOOLONG;
             }
+            name[n] = folder[n];
         }
-        long next = sys_openat2((int)dir, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0,
-                                RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);
+        name[n] = 0;
+        folder += n;
+        while (*folder == '/')
+            folder++;
+        if (is_own(c, (int)dir))
+            SYS3(__NR_mkdirat, dir, name, 0755); /* if it failed, the next call says so */
+        long next = sys_openat2((int)dir, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0, RESOLVE_WITHIN);
         sys_close((int)dir);
         dir = next;
-        path = rest;
     }
+    return dir;
+}
+
+/* Opens the folder that holds `path`'s last name, making it if need be.  Returns the descriptor and the name. */
+static long open_parent(const struct pb_context *c, const char *path, const char **name)
+{
+    char folder[4096];
+    *name = split(path, folder, sizeof folder);
+    if (!*name)
+        return -ENAMETOOLONG;
+    long dir = sys_openat2(base_of(c), folder, O_PATH | O_DIRECTORY | O_CLOEXEC, 0, RESOLVE_STRICT);
+    return dir == -ENOENT ? make_folders(c, folder) : dir;
 }
 
 /* Opens `path` for mounting on it.  What is missing is made (a folder, or an empty file), on our own file
@@ -183,8 +203,8 @@ static long open_mount_point(const struct pb_context *c, const char *path, bool 
     long fd = open_inside(c, path);
     if (fd != -ENOENT)
         return fd;
-    char name[256];
-    long dir = open_parent(c, path, name, sizeof name);
+    const char *name;
+    long dir = open_parent(c, path, &name);
     if (dir < 0)
         return dir;
     long r = -ENOENT;
@@ -197,8 +217,10 @@ static long open_mount_point(const struct pb_context *c, const char *path, bool 
                 sys_close((int)r);
         }
     }
+    if (r >= 0)
+        r = sys_openat2((int)dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0, RESOLVE_WITHIN);
     sys_close((int)dir);
-    return r < 0 ? r : open_inside(c, path);
+    return r;
 }
 
 static long move_onto(int tree, int target)
@@ -361,8 +383,8 @@ static long new_root(struct pb_context *c, uint64_t size, uint64_t inodes)
 
 static long make_dir(struct pb_context *c, const char *path, uint64_t mode, uint64_t uid, uint64_t gid)
 {
-    char name[256];
-    long dir = open_parent(c, path, name, sizeof name);
+    const char *name;
+    long dir = open_parent(c, path, &name);
     if (dir < 0)
         return dir;
     long r = is_own(c, (int)dir) ? SYS3(__NR_mkdirat, dir, name, 0700) : -EROFS;
@@ -381,8 +403,8 @@ static long make_dir(struct pb_context *c, const char *path, uint64_t mode, uint
 
 static long make_symlink(struct pb_context *c, const char *target, const char *path)
 {
-    char name[256];
-    long dir = open_parent(c, path, name, sizeof name);
+    const char *name;
+    long dir = open_parent(c, path, &name);
     if (dir < 0)
         return dir;
     long r = is_own(c, (int)dir) ? SYS3(__NR_symlinkat, target, dir, name) : -EROFS;
@@ -406,8 +428,8 @@ static long write_all(int fd, const char *bytes, size_t length)
 
 static long write_file(struct pb_context *c, const char *path, const char *bytes, uint32_t length, uint64_t mode)
 {
-    char name[256];
-    long dir = open_parent(c, path, name, sizeof name);
+    const char *name;
+    long dir = open_parent(c, path, &name);
     if (dir < 0)
         return dir;
     long fd = -EROFS;
@@ -417,8 +439,8 @@ static long write_file(struct pb_context *c, const char *path, const char *bytes
     if (fd < 0)
         return fd;
     long r = write_all((int)fd, bytes, length);
-    if (r >= 0)
-        r = SYS2(__NR_fchmod, fd, mode); /* whatever the umask */
+    if (r >= 0 && mode & 022)
+        r = SYS2(__NR_fchmod, fd, mode); /* init's umask is 022 */
     sys_close((int)fd);
     return r;
 }
@@ -660,20 +682,15 @@ static long close_fds(void)
     return r == -EINVAL || r == -ENOSYS ? 0 : r; /* before Linux 5.11; all of ours are close-on-exec anyway */
 }
 
-/* Pointers to the strings of a list, with a final null, in memory of their own. */
-static const char **pointers(const char *text, uint32_t length)
+/* Pointers to the strings of a list, with a final null, put at *room, which moves on. */
+static const char **pointers(const char ***room, const char *text, uint32_t length)
 {
-    size_t count = 0;
-    for (uint32_t i = 0; i < length; i++)
-        count += text[i] == 0;
-    long at = sys_mmap((count + 1) * sizeof(char *));
-    if (at < 0 && at > -4096)
-        return 0;
-    const char **list = (const char **)at;
+    const char **list = *room;
     size_t n = 0;
     for (uint32_t i = 0; i < length; i += (uint32_t)pb_strlen(text + i) + 1)
         list[n++] = text + i;
-    list[n] = 0;
+    list[n++] = 0;
+    *room += n;
     return list;
 }
 
@@ -682,8 +699,6 @@ static const char **pointers(const char *text, uint32_t length)
 static long exec(const char *text, uint32_t length, const char **argv, const char **env)
 {
     long error = -ENOENT;
-    if (!argv || !env)
-        return -ENOMEM;
     for (uint32_t i = 0; i < length; i += (uint32_t)pb_strlen(text + i) + 1) {
         long r = SYS3(__NR_execve, text + i, argv, env);
         if (r == -EACCES)
@@ -736,9 +751,13 @@ static long carry_out(struct pb_context *c, const struct pb_plan *plan, const st
     case PB_VERB_CAPSET: return set_capabilities(a[0]);
     case PB_VERB_NO_NEW_PRIVS: return sys_prctl(PR_SET_NO_NEW_PRIVS, 1, 0);
     case PB_VERB_CLOSE_FDS: return close_fds();
-    case PB_VERB_EXEC:
-        return exec(STRING(0), length_of(a[0]), pointers(STRING(1), length_of(a[1])),
-                    pointers(STRING(2), length_of(a[2])));
+    case PB_VERB_EXEC: {
+        const char **room = c->pointers;
+        if (!room)
+            return -EINVAL;
+        const char **argv = pointers(&room, STRING(1), length_of(a[1]));
+        return exec(STRING(0), length_of(a[0]), argv, pointers(&room, STRING(2), length_of(a[2])));
+    }
     case PB_VERB_COUNT: break;
     }
     return -EINVAL;

@@ -86,6 +86,7 @@ struct pb_context {
     int trees[PB_MAX_TREES];
     uint64_t own_devices[PB_MAX_OWN]; /* file systems made for the box: mount points may be created there only */
     uint32_t n_own;
+    const char **pointers; /* room for EXEC's argv and env, as many as the plan has bytes */
 };
 
 void pb_context_init(struct pb_context *context);

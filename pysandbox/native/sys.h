@@ -166,6 +166,49 @@ static inline _Noreturn void sys_exit(int status)
         SYS1(__NR_exit_group, status);
 }
 
+/* clone(2) with a stack for the child, which calls run(argument) there and never comes back. */
+static inline long sys_clone_on_stack(unsigned long flags, char *stack_end, void (*run)(void *), void *argument)
+{
+    long result;
+#if defined(__x86_64__)
+    register long r10 __asm__("r10") = 0;
+    register long r8 __asm__("r8") = 0;
+    __asm__ volatile("syscall\n\t"
+                     "test %%rax, %%rax\n\t"
+                     "jnz 1f\n\t"
+                     "xor %%ebp, %%ebp\n\t"
+                     "mov %[argument], %%rdi\n\t"
+                     "call *%[run]\n\t"
+                     "hlt\n"
+                     "1:"
+                     : "=a"(result)
+                     : "a"(__NR_clone), "D"(flags), "S"(stack_end), "d"(0), "r"(r10), "r"(r8), [run] "r"(run),
+                       [argument] "r"(argument)
+                     : "rcx", "r11", "memory");
+#else
+    register long x8 __asm__("x8") = __NR_clone;
+    register long x0 __asm__("x0") = (long)flags;
+    register long x1 __asm__("x1") = (long)stack_end;
+    register long x2 __asm__("x2") = 0;
+    register long x3 __asm__("x3") = 0;
+    register long x4 __asm__("x4") = 0;
+    register void (*x9)(void *) __asm__("x9") = run;
+    register void *x10 __asm__("x10") = argument;
+    __asm__ volatile("svc #0\n\t"
+                     "cbnz x0, 1f\n\t"
+                     "mov x29, #0\n\t"
+                     "mov x0, x10\n\t"
+                     "blr x9\n\t"
+                     "brk #0\n"
+                     "1:"
+                     : "+r"(x0)
+                     : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x9), "r"(x10)
+                     : "memory", "x30");
+    result = x0;
+#endif
+    return result;
+}
+
 static inline size_t pb_strlen(const char *s)
 {
     size_t n = 0;

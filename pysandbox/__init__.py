@@ -1,16 +1,17 @@
 """Run untrusted work in isolation, straight on the Linux kernel.
 
-    result = pysandbox.run(["python3", "main.py"], input=b"3 4\\n", timeout=2)
+result = pysandbox.run(["python3", "main.py"], input=b"3 4\\n", timeout=2)
 
-    with Sandbox(CgroupLimits(memory="256M", pids=32)) as box:
-        box.write_file("main.py", source)
-        result = box.run(["python3", "main.py"], timeout=2, cpu_time=1)
+with Sandbox(CgroupLimits(memory="256M", pids=32)) as box:
+    box.write_file("main.py", source)
+    result = box.run(["python3", "main.py"], timeout=2, cpu_time=1)
 """
 
 from .features import check_platform as _check_platform
 
 _check_platform()
 
+from .command import DEVNULL, PIPE, STDOUT  # noqa: E402
 from .errors import (  # noqa: E402
     CallError,
     CommandNotExecutableError,
@@ -38,7 +39,7 @@ from .layers import (  # noqa: E402
     Rlimits,
     Tmpfs,
 )
-from .process import DEVNULL, PIPE, STDOUT, Popen  # noqa: E402
+from .process import Popen  # noqa: E402
 from .result import Enforcement, Level, Result, Usage, Verdict  # noqa: E402
 from .sandbox import Sandbox, popen, run  # noqa: E402
 

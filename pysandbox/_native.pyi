@@ -1,7 +1,5 @@
 from typing import Any
 
-__file__: str
-
 class _Spawned:
     pid: int
     pidfd: int

@@ -16,13 +16,15 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import _native, features
+from . import features
 from ._native import lib
 from .cgroups import Leaves
 from .errors import SandboxError, SetupError, UnsupportedError
@@ -51,7 +53,9 @@ def _init_image() -> int:
     global _image
     with _image_lock:
         if _image is None:
-            program = (Path(_native.__file__).parent / "native" / "pysandbox-init").read_bytes()
+            program = (
+                Path(str(sys.modules[f"{__package__}._native"].__file__)).parent / "native" / "pysandbox-init"
+            ).read_bytes()
             allow_sealing, executable = 2, 0x10
             try:
                 fd = os.memfd_create("pysandbox-init", os.MFD_CLOEXEC | allow_sealing | executable)
@@ -141,7 +145,7 @@ class Box:
             raise _setup_error(spawned.error, "Namespaces" if step == "clone" else "init", step, arguments)
         self.pid, self.pidfd = spawned.pid, spawned.pidfd
 
-    # --- id maps: user_namespaces(7) -----------------------------------------------------------------------------
+    # --- id maps: user_namespaces(7) ------------------------------------------------------------------------
 
     def _map_ids(self, ids: IdRequest) -> None:
         facts = self.blueprint.facts
@@ -206,7 +210,7 @@ class Box:
                 raise
             self._ready = True
 
-    # --- talking to init -------------------------------------------------------------------------------------------
+    # --- talking to init ------------------------------------------------------------------------------------
 
     def _send(self, request: int, body: bytes, fds: list[int] | None = None) -> None:
         control = self._control
@@ -284,7 +288,7 @@ class Box:
             raise OSError(reply.error, text, path)
         return fd
 
-    # --- the end ---------------------------------------------------------------------------------------------------
+    # --- the end --------------------------------------------------------------------------------------------
 
     def is_alive(self) -> bool:
         """Whether init still runs."""
@@ -371,10 +375,8 @@ def _subordinate_range(kind: str) -> tuple[int, int]:
     return (0, 0)
 
 
-def _setup_error(number: int, layer: str, step: str, arguments: dict[str, object]) -> SetupError:
-    return SetupError(
-        number, layer=layer, step=step, arguments=arguments, hint=features.hint(step, number, arguments)
-    )
+def _setup_error(number: int, layer: str, step: str, arguments: Mapping[str, object]) -> SetupError:
+    return SetupError(number, layer=layer, step=step, arguments=arguments, hint=features.hint(step, number, arguments))
 
 
 def step_error(plan: Plan, reply: Reply) -> SandboxError:

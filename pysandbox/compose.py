@@ -25,7 +25,9 @@ DEFAULT = _Default()
 Base = Iterable[Layer] | None | _Default
 
 #: bounds that nobody asked for but a box without limits should have all the same
-DEFAULT_LIMITS = CgroupLimits(memory=min(1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2), pids=256)
+DEFAULT_LIMITS = CgroupLimits(
+    memory=min(1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2), pids=256
+)
 
 
 @functools.cache
@@ -113,8 +115,18 @@ def _compose(layers: tuple[Layer, ...], degrade: bool, asked: bool) -> Blueprint
         # A new user namespace brings capabilities that the caller never had; the payload is not to get them.
         merged[Capabilities] = Capabilities()
     if "user" in namespaces and Namespaces not in merged:
-        merged[Namespaces] = Namespaces(**{name: name in namespaces for name in ("user", "mount", *_OTHERS)})
-        choices |= merged[Namespaces].requirements().choices
+        needed = Namespaces(
+            user=True,
+            mount="mount" in namespaces,
+            pid=False,
+            net=False,
+            ipc=False,
+            uts=False,
+            cgroup=False,
+            time=False,
+        )
+        merged[Namespaces] = needed
+        choices |= needed.requirements().choices
     facts = _facts(frozenset(namespaces), choices, privileged, degrade)
     blueprint = Blueprint(facts)
     for layer in sorted(merged.values(), key=lambda layer: layer.name):
@@ -124,9 +136,6 @@ def _compose(layers: tuple[Layer, ...], degrade: bool, asked: bool) -> Blueprint
         blueprint.cgroup = limits.request(asked=asked)
     _add_common(blueprint)
     return blueprint
-
-
-_OTHERS = ("pid", "net", "ipc", "uts", "cgroup", "time")
 
 
 def _facts(namespaces: frozenset[str], choices: dict[str, object], privileged: bool, degrade: bool) -> Facts:

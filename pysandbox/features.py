@@ -1,4 +1,4 @@
-"""What this host can do, why not, and what helps.  Looks without changing anything; the hints of errors live here too."""
+"""What this host can do, why not, and what helps; the hints of errors too.  Looks without changing anything."""
 
 from __future__ import annotations
 
@@ -96,7 +96,8 @@ def userns_remedy() -> str:
     """What keeps an ordinary user from making user namespaces here, and the fix; empty where nothing does."""
     if _read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").strip() == "1":
         return (
-            "AppArmor restricts user namespaces here (Ubuntu 24.04): sysctl kernel.apparmor_restrict_unprivileged_userns=0, "
+            "AppArmor restricts user namespaces here (Ubuntu 24.04): "
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0, "
             "or an AppArmor profile with 'userns,' for this Python"
         )
     if _read("/proc/sys/kernel/unprivileged_userns_clone").strip() == "0":
@@ -107,7 +108,7 @@ def userns_remedy() -> str:
 
 
 def covered_proc() -> list[str]:
-    """Paths of the host's /proc that are covered, which is why the kernel lets no new /proc be mounted in a container."""
+    """Paths of the host's /proc that are covered, which is why a container's kernel lets no new /proc be mounted."""
     points = []
     for line in _read("/proc/self/mountinfo").splitlines():
         fields = line.split()

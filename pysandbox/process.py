@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import locale
 import math
 import os
 import resource
 import select
 import signal
-import subprocess
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import IO, Any, AnyStr, Generic
 
@@ -24,6 +22,7 @@ from typing_extensions import Self
 from . import cgroups, features, units, watch
 from .box import ENDED, ORDER_KILL, ORDER_SIGNAL, ORDER_SIGNAL_GROUP, REPLY, Box, Reply, StartedRun
 from .cgroups import Leaf, Readings
+from .command import DEVNULL, PIPE, STDOUT, Command
 from .errors import (
     CommandNotExecutableError,
     CommandNotFoundError,
@@ -37,133 +36,7 @@ from .plan import CgroupRequest, Phase, Step, Verb
 from .result import Enforcement, Level, Result, Verdict
 from .supervise import Bounds, Ending, Order, Supervisor
 
-PIPE = subprocess.PIPE
-STDOUT = subprocess.STDOUT
-DEVNULL = subprocess.DEVNULL
-
-File = int | IO[Any] | None
-
 _CHUNK = 1 << 16
-DEFAULT_MAX_OUTPUT = 16 << 20
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command with its options, all checked: nothing here can fail any more for being the wrong type."""
-
-    args: tuple[str, ...]
-    stdin: File
-    stdout: File
-    stderr: File
-    input: bytes | None
-    cwd: str | None
-    env: tuple[tuple[str, str], ...] | None
-    pass_fds: tuple[int, ...]
-    encoding: str | None  #: None: bytes
-    errors: str
-    bounds: Bounds
-    limits: CgroupRequest | None
-    bufsize: int = -1
-
-
-def check_command(
-    args: Sequence[units.StrPath],
-    *,
-    input: bytes | str | None = None,
-    stdin: File = DEVNULL,
-    stdout: File = PIPE,
-    stderr: File = PIPE,
-    cwd: units.StrPath | None = None,
-    env: Mapping[str, str] | None = None,
-    timeout: float | None = None,
-    text: bool = False,
-    encoding: str | None = None,
-    errors: str | None = None,
-    pass_fds: Sequence[int] = (),
-    cpu_time: float | None = None,
-    max_output: int | str = DEFAULT_MAX_OUTPUT,
-    truncate_output: bool = False,
-    grace: float = 0.0,
-    limits: CgroupRequest | None = None,
-    bufsize: int = -1,
-) -> Command:
-    """Check everything about a command, before anything is created."""
-    words = units.argv(args)
-    if units.flag(text, "text") or errors is not None:
-        encoding = encoding or locale.getpreferredencoding(False)
-    if encoding is not None:
-        try:
-            "".encode(units.text(encoding, "encoding"))
-        except LookupError:
-            raise ConfigError(f"unknown encoding: {encoding!r}") from None
-    if input is not None:
-        if stdin not in (DEVNULL, PIPE):
-            raise ConfigError("input and stdin exclude each other")
-        stdin = PIPE
-        if isinstance(input, str):
-            if encoding is None:
-                raise ConfigError("input must be bytes, unless text or encoding is given")
-            input = input.encode(encoding, errors or "strict")
-        elif encoding is not None and not isinstance(input, (bytes, bytearray, memoryview)):
-            raise ConfigError(f"input must be str or bytes, not {type(input).__name__}")
-        try:
-            input = bytes(memoryview(input))
-        except TypeError:
-            raise ConfigError(f"input must be bytes, not {type(input).__name__}") from None
-    for name, stream in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
-        _check_stream(name, stream)
-    passed = tuple(units.count(fd, "each of pass_fds", least=3) for fd in pass_fds)
-    for fd in passed:
-        _check_open(fd, "pass_fds")
-    if len(set(passed)) != len(passed) or len(passed) > 200:
-        raise ConfigError("pass_fds must be different descriptors, 200 at most")
-    bounds = Bounds(
-        wall=None if timeout is None else units.seconds(timeout, "timeout"),
-        cpu=None if cpu_time is None else units.seconds(cpu_time, "cpu_time"),
-        grace=units.seconds(grace, "grace", zero=True),
-        output=units.size(max_output, "max_output", least=0),
-        truncate=units.flag(truncate_output, "truncate_output"),
-    )
-    return Command(
-        args=words,
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        input=input,
-        cwd=None if cwd is None else units.path(cwd, "cwd"),
-        env=None if env is None else units.variables(env),
-        pass_fds=passed,
-        encoding=encoding,
-        errors=errors or "strict",
-        bounds=bounds,
-        limits=limits,
-        bufsize=bufsize,
-    )
-
-
-def _check_open(fd: int, what: str) -> None:
-    try:
-        os.fstat(fd)
-    except OSError:
-        raise ConfigError(f"{what}: descriptor {fd} is not open") from None
-
-
-def _check_stream(name: str, stream: File) -> None:
-    if stream is None or stream in (PIPE, DEVNULL):
-        return
-    if isinstance(stream, bool):
-        raise ConfigError(f"{name} must be PIPE, DEVNULL, None, a descriptor or a file, not {stream!r}")
-    if isinstance(stream, int):
-        if stream == STDOUT and name == "stderr":
-            return
-        if stream < 0:
-            raise ConfigError(f"{name}: {stream} is no descriptor")
-        _check_open(stream, name)
-        return
-    try:
-        _check_open(stream.fileno(), name)
-    except (AttributeError, OSError, ValueError) as error:
-        raise ConfigError(f"{name} must be a real file (with a descriptor), not {stream!r}: {error}") from None
 
 
 class Popen(Generic[AnyStr]):
@@ -227,14 +100,15 @@ class Popen(Generic[AnyStr]):
         self._poll = select.poll()
         self._poll.register(self._run.socket, select.POLLIN)
 
-    # --- starting ----------------------------------------------------------------------------------------------------
+    # --- starting -------------------------------------------------------------------------------------------
 
     def _limit(self, command: Command, steps: list[Step], fds: list[int]) -> Bounds:
         """Make the run's cgroup, or put the watch in its place where that is allowed."""
         bounds = command.bounds
         request = command.limits if command.limits is not None else self._box.blueprint.cgroup
         if bounds.cpu is not None and not any(
-            step.verb is Verb.SETRLIMIT and step.args[0] == resource.RLIMIT_CPU for step in self._box.blueprint.run_steps
+            step.verb is Verb.SETRLIMIT and step.args[0] == resource.RLIMIT_CPU
+            for step in self._box.blueprint.run_steps
         ):
             # A net below the watch: whole seconds, of each process.
             whole = math.ceil(bounds.cpu) + 1
@@ -256,7 +130,8 @@ class Popen(Generic[AnyStr]):
         except (UnsupportedError, SetupError) as error:
             if request.asked and not self._box.blueprint.facts.degrade:
                 raise
-            return self._watch_instead(request, bounds, steps, str(error))
+            why = error.have if isinstance(error, UnsupportedError) else str(error)
+            return self._watch_instead(request, bounds, steps, why)
         for fd in self._leaf.attach_fds():
             fds.append(fd)
             steps.append(Step(Phase.CGROUP, Verb.CGROUP_ATTACH, (len(fds),), "CgroupLimits"))
@@ -267,7 +142,8 @@ class Popen(Generic[AnyStr]):
         kept = []
         missing = []
         if request.memory is not None:
-            kept.append(f"memory watched every {bounds.look_interval * 1000:.0f} ms or so while waited for, RLIMIT_DATA")
+            every = f"{bounds.look_interval * 1000:.0f} ms"
+            kept.append(f"memory watched every {every} or so while waited for, and RLIMIT_DATA")
             data = max(4 * request.memory, request.memory + (256 << 20))
             steps.append(Step(Phase.LIMITS, Verb.SETRLIMIT, (resource.RLIMIT_DATA, data, data), "CgroupLimits"))
         if request.pids is not None:
@@ -361,13 +237,13 @@ class Popen(Generic[AnyStr]):
         encoding, errors = self._command.encoding, self._command.errors
         for name, fd in self._pipes.items():
             os.set_blocking(fd, True)
-            raw: Any = io.open(fd, "wb" if name == "stdin" else "rb", self._command.bufsize)  # noqa: SIM115
+            raw: Any = open(fd, "wb" if name == "stdin" else "rb", self._command.bufsize)  # noqa: SIM115
             if encoding is not None:
                 raw = io.TextIOWrapper(raw, encoding, errors, write_through=name == "stdin")
             setattr(self, name, raw)
         self._pipes.clear()
 
-    # --- watching over it --------------------------------------------------------------------------------------------
+    # --- watching over it -----------------------------------------------------------------------------------
 
     def _carry_out(self, order: Order | None) -> None:
         if order is None or self._run is None:
@@ -456,7 +332,8 @@ class Popen(Generic[AnyStr]):
             self._run = None
         self._remove_leaf()
         by_rlimit = any(
-            step.verb is Verb.SETRLIMIT and step.args[0] == resource.RLIMIT_CPU for step in self._box.blueprint.run_steps
+            step.verb is Verb.SETRLIMIT and step.args[0] == resource.RLIMIT_CPU
+            for step in self._box.blueprint.run_steps
         ) or (supervisor.bounds.cpu is not None)
         verdict, hit, evidence = supervisor.verdict(readings, by_rlimit)
         usage = supervisor.usage(readings, self._setup_time, evidence)
@@ -486,7 +363,7 @@ class Popen(Generic[AnyStr]):
         errors = "replace" if self._supervisor.truncated else self._command.errors
         return raw.decode(encoding, errors).replace("\r\n", "\n").replace("\r", "\n")
 
-    # --- input and output ----------------------------------------------------------------------------------------------
+    # --- input and output -----------------------------------------------------------------------------------
 
     def collect(self) -> None:
         """Read the pipes ourselves from now on, and feed the input."""
@@ -536,7 +413,7 @@ class Popen(Generic[AnyStr]):
         self._carry_out(order)
         return True
 
-    # --- the caller's side: subprocess.Popen's methods --------------------------------------------------------------------
+    # --- the caller's side: subprocess.Popen's methods ------------------------------------------------------
 
     @property
     def pid(self) -> int:

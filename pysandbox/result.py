@@ -1,4 +1,4 @@
-"""What is said about a run: `Result`, `Verdict`, `Usage`, `Enforcement`.  Data only; imports nothing of ours but errors."""
+"""What is said about a run: `Result`, `Verdict`, `Usage`, `Enforcement`.  Data only."""
 
 from __future__ import annotations
 

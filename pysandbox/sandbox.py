@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any, Literal, TypedDict, overload
 
@@ -14,11 +14,12 @@ from typing_extensions import Self, Unpack
 
 from . import units
 from .box import Box
+from .command import Command, check_command
 from .compose import DEFAULT, Base, check_given, compose
 from .errors import ConfigError, SandboxError
 from .layers import CgroupLimits
 from .plan import Blueprint, CgroupRequest
-from .process import DEVNULL, PIPE, Command, Popen, check_command
+from .process import Popen
 from .result import Enforcement, Level, Result
 
 __all__ = ["Sandbox", "popen", "run"]
@@ -73,7 +74,7 @@ class Sandbox:
         check_given(self._given)
         self._compose()  # complain now about what is wrong
 
-    # --- lifetime ----------------------------------------------------------------------------------------------------
+    # --- lifetime -------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         if self._box is not None:
@@ -118,7 +119,7 @@ class Sandbox:
             raise SandboxError("the box is not there: use the Sandbox in a with block")
         return self._box
 
-    # --- what it is --------------------------------------------------------------------------------------------------
+    # --- what it is -----------------------------------------------------------------------------------------
 
     @property
     def enforcement(self) -> dict[str, Enforcement]:
@@ -137,7 +138,7 @@ class Sandbox:
         state = "entered" if self._box else "not entered"
         return f"<Sandbox {state}: {', '.join(repr(layer) for layer in self._given) or 'default layers'}>"
 
-    # --- runs ----------------------------------------------------------------------------------------------------------
+    # --- runs -----------------------------------------------------------------------------------------------
 
     @overload
     def run(
@@ -256,7 +257,7 @@ class Sandbox:
         with self._lock:
             return {other.pid for other in self._live if other is not process}
 
-    # --- files ---------------------------------------------------------------------------------------------------------
+    # --- files ----------------------------------------------------------------------------------------------
 
     def write_file(self, name: units.StrPath, data: bytes | str, *, mode: int = 0o644) -> None:
         """Write a file in the box, the payload's own; `name` is relative to the working directory.

@@ -144,7 +144,9 @@ class Supervisor:
         self.truncated = True
         if self.bounds.truncate or self._stopping:
             return keep, None
-        return keep, self.stop(now, Verdict.OUTPUT_EXCEEDED, f"more than {self.bounds.output} bytes on {stream}", at_once=True)
+        return keep, self.stop(
+            now, Verdict.OUTPUT_EXCEEDED, f"more than {self.bounds.output} bytes on {stream}", at_once=True
+        )
 
     def stop(self, now: float, verdict: Verdict, detail: str, *, at_once: bool = False) -> Order | None:
         """Enter a kill of ours in the ledger, unless one is there; returns the order."""
@@ -177,7 +179,9 @@ class Supervisor:
         assert self.ending is not None
         return os.waitstatus_to_exitcode(self.ending.status)
 
-    def verdict(self, readings: Readings, limited_cpu_by_rlimit: bool) -> tuple[Verdict, frozenset[str], dict[str, object]]:
+    def verdict(
+        self, readings: Readings, limited_cpu_by_rlimit: bool
+    ) -> tuple[Verdict, frozenset[str], dict[str, object]]:
         """The verdict, the limits that were hit, and the evidence for both."""
         assert self.ending is not None
         returncode = self.returncode

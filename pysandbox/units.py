@@ -39,7 +39,9 @@ def seconds(value: object, what: str, *, zero: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigError(f"{what} must be a number of seconds, not {type(value).__name__}: {value!r}")
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero) or value > 1e9:
-        raise ConfigError(f"{what} must be {'zero or ' if zero else ''}a positive, finite number of seconds, not {value}")
+        raise ConfigError(
+            f"{what} must be {'zero or ' if zero else ''}a positive, finite number of seconds, not {value}"
+        )
     return float(value)
 
 

@@ -37,7 +37,10 @@ class Leaf(base.Leaf):
         path = self._path
         found = base.Readings(cpu_time=self.cpu_time())
         found.sources["cpu_time"] = "cpu.stat usage_usec"
-        user, system = base.read_keyed(path + "/cpu.stat", "user_usec"), base.read_keyed(path + "/cpu.stat", "system_usec")
+        user, system = (
+            base.read_keyed(path + "/cpu.stat", "user_usec"),
+            base.read_keyed(path + "/cpu.stat", "system_usec"),
+        )
         if user is not None and system is not None:
             found.cpu_user, found.cpu_system = user / 1e6, system / 1e6
             found.sources["cpu_user"] = "cpu.stat user_usec"

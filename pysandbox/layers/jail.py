@@ -148,7 +148,9 @@ class ChrootJail(Layer):
         for path, content in _pairs(self.files, "files"):
             if not isinstance(content, (bytes, str)):
                 raise ConfigError(f"ChrootJail(files=): content must be bytes or str: {content!r}")
-            files[units.inside_path(path, "a path of files")] = content.encode() if isinstance(content, str) else content
+            files[units.inside_path(path, "a path of files")] = (
+                content.encode() if isinstance(content, str) else content
+            )
         put(self, "files", tuple(sorted(files.items())))
         links = {
             units.inside_path(path, "a path of symlinks"): units.path(to, "a symlink's text")
@@ -176,7 +178,7 @@ class ChrootJail(Layer):
     def requirements(self) -> Requirements:
         return Requirements(namespaces=frozenset({"mount"}), choices={"has_root": True, "workdir": self.workdir})
 
-    # --- what the root is made of -----------------------------------------------------------------------------
+    # --- what the root is made of ---------------------------------------------------------------------------
 
     def _base(self, facts_uid: int) -> dict[str, _Entry]:
         if self.root is not None:
@@ -263,9 +265,11 @@ class ChrootJail(Layer):
                     layers=(self.name, self.name),
                 )
         elif isinstance(holder, (_File, _Link)):
-            raise ConfigError(f"ChrootJail: {path} lies inside {parent}, which is {holder}", layers=(self.name, self.name))
+            raise ConfigError(
+                f"ChrootJail: {path} lies inside {parent}, which is {holder}", layers=(self.name, self.name)
+            )
 
-    # --- steps ------------------------------------------------------------------------------------------------
+    # --- steps ----------------------------------------------------------------------------------------------
 
     def contribute(self, blueprint: Blueprint) -> None:
         facts = blueprint.facts
@@ -308,7 +312,17 @@ class ChrootJail(Layer):
 
     def _add_devices(self, blueprint: Blueprint) -> None:
         add = blueprint.add
-        add(self.name, Phase.MOUNTS, Verb.MOUNT_TMPFS, "/dev", 1 << 16, 64, 0o755, NOSUID | NOEXEC, blueprint.facts.init_uid)
+        add(
+            self.name,
+            Phase.MOUNTS,
+            Verb.MOUNT_TMPFS,
+            "/dev",
+            1 << 16,
+            64,
+            0o755,
+            NOSUID | NOEXEC,
+            blueprint.facts.init_uid,
+        )
         for name, (major, minor) in _DEVICE_NUMBERS.items():
             slot = blueprint.tree()
             device = os.makedev(major, minor)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 
+from .. import units
 from ..errors import ConfigError
 from ..plan import Blueprint, IdRequest, Phase, Verb
 from ..result import Enforcement, Level
-from .. import units
 from .base import Layer, Requirements
 
 #: field → clone(2) flag, from <linux/sched.h>; the time namespace has none that clone(2) takes, init unshares it
@@ -68,7 +68,9 @@ class Namespaces(Layer):
         for name in (*CLONE_FLAGS, "time", "subordinate"):
             units.flag(getattr(self, name), f"Namespaces({name}=)")
         if not isinstance(self.hostname, str) or not _HOSTNAME.fullmatch(self.hostname):
-            raise ConfigError(f"Namespaces(hostname=) must be letters, digits, '.' and '-', 64 at most: {self.hostname!r}")
+            raise ConfigError(
+                f"Namespaces(hostname=) must be letters, digits, '.' and '-', 64 at most: {self.hostname!r}"
+            )
         for name in ("uid", "gid"):
             units.count(getattr(self, name), f"Namespaces({name}=)", least=0, most=_LARGEST_ID)
         if self.host_id is not None:

@@ -64,7 +64,9 @@ class Rlimits(Layer):
             if number is None:
                 raise ConfigError(f"Rlimits({field.name}=) is not known here", layers=(self.name,))
             if name == "core" and value == 0:
-                value = 1  # 0 would still start a core_pattern pipe; at 1 the kernel refuses it (core(5), kernel 2.6.31)
+                value = (
+                    1  # 0 would still start a core_pattern pipe; at 1 the kernel refuses it (core(5), kernel 2.6.31)
+                )
             blueprint.add(self.name, Phase.LIMITS, Verb.SETRLIMIT, number, value, value)
             set_here.append(name)
         blueprint.enforcement[self.name] = Enforcement(Level.FULL, f"setrlimit: {', '.join(set_here) or 'nothing'}")

@@ -1,4 +1,4 @@
-"""What a box shows of this system: the folders and files of the host that ordinary programs need, and the running Python."""
+"""What a box shows of this system: what ordinary programs need of the host's files, and the running Python."""
 
 from __future__ import annotations
 
@@ -39,10 +39,9 @@ def links() -> Pairs:
 def folders() -> Pairs:
     """Folders and files of the host to bind read-only, as (source without symlinks, path inside)."""
     found = [(os.path.realpath("/usr"), "/usr")]
-    for path in (*(f"/{name}" for name in _LIBRARY_NAMES), *(f"/etc/{name}" for name in _ETC)):
-        if os.path.exists(path) and not _is_link_into_usr(path):
-            found.append((os.path.realpath(path), path))
-    return tuple(found)
+    paths = (*(f"/{name}" for name in _LIBRARY_NAMES), *(f"/etc/{name}" for name in _ETC))
+    there = (path for path in paths if os.path.exists(path) and not _is_link_into_usr(path))
+    return (*found, *((os.path.realpath(path), path) for path in there))
 
 
 @functools.cache
@@ -69,7 +68,7 @@ def _prefixes() -> list[str]:
 
 @functools.cache
 def python_folders() -> Pairs:
-    """The running Python's prefix, base prefix and venv, as (source, path inside); both spellings of a path with links."""
+    """The running Python's prefix, base prefix and venv as (source, path inside); both spellings where links are."""
     real = _prefixes()
     found = [(prefix, prefix) for prefix in real]
     for prefix in (sys.prefix, sys.base_prefix):

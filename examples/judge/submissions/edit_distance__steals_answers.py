@@ -4,10 +4,10 @@ import sys
 import time
 
 mine = sys.stdin.read()
+dull = {"bin", "etc", "include", "lib", "lib64", "sbin", "share", "sys", "usr"}
 end = time.monotonic() + 1.0  # a thief knows the time limit
 for folder, folders, files in os.walk("/"):
-    if folder == "/":
-        folders[:] = [name for name in folders if name not in ("usr", "lib", "lib64", "sys")]
+    folders[:] = [name for name in folders if name not in dull]
     for name in files:
         if name.endswith(".ans"):
             path = os.path.join(folder, name)

@@ -1,0 +1,142 @@
+"""A command with its options, checked before anything is created.  The words are those of `subprocess`."""
+
+from __future__ import annotations
+
+import locale
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+from . import units
+from .errors import ConfigError
+from .plan import CgroupRequest
+from .supervise import Bounds
+
+PIPE = subprocess.PIPE
+STDOUT = subprocess.STDOUT
+DEVNULL = subprocess.DEVNULL
+
+File = int | IO[Any] | None
+
+DEFAULT_MAX_OUTPUT = 16 << 20
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command with its options, all checked: nothing here can fail any more for being the wrong type."""
+
+    args: tuple[str, ...]
+    stdin: File
+    stdout: File
+    stderr: File
+    input: bytes | None
+    cwd: str | None
+    env: tuple[tuple[str, str], ...] | None
+    pass_fds: tuple[int, ...]
+    encoding: str | None  #: None: bytes
+    errors: str
+    bounds: Bounds
+    limits: CgroupRequest | None
+    bufsize: int = -1
+
+
+def check_command(
+    args: Sequence[units.StrPath],
+    *,
+    input: bytes | str | None = None,
+    stdin: File = DEVNULL,
+    stdout: File = PIPE,
+    stderr: File = PIPE,
+    cwd: units.StrPath | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+    text: bool = False,
+    encoding: str | None = None,
+    errors: str | None = None,
+    pass_fds: Sequence[int] = (),
+    cpu_time: float | None = None,
+    max_output: int | str = DEFAULT_MAX_OUTPUT,
+    truncate_output: bool = False,
+    grace: float = 0.0,
+    limits: CgroupRequest | None = None,
+    bufsize: int = -1,
+) -> Command:
+    """Check everything about a command, before anything is created."""
+    words = units.argv(args)
+    if units.flag(text, "text") or errors is not None:
+        encoding = encoding or locale.getpreferredencoding(False)
+    if encoding is not None:
+        try:
+            "".encode(units.text(encoding, "encoding"))
+        except LookupError:
+            raise ConfigError(f"unknown encoding: {encoding!r}") from None
+    if input is not None:
+        if stdin not in (DEVNULL, PIPE):
+            raise ConfigError("input and stdin exclude each other")
+        stdin = PIPE
+        if isinstance(input, str):
+            if encoding is None:
+                raise ConfigError("input must be bytes, unless text or encoding is given")
+            input = input.encode(encoding, errors or "strict")
+        elif encoding is not None and not isinstance(input, (bytes, bytearray, memoryview)):
+            raise ConfigError(f"input must be str or bytes, not {type(input).__name__}")
+        try:
+            input = bytes(memoryview(input))
+        except TypeError:
+            raise ConfigError(f"input must be bytes, not {type(input).__name__}") from None
+    for name, stream in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
+        _check_stream(name, stream)
+    passed = tuple(units.count(fd, "each of pass_fds", least=3) for fd in pass_fds)
+    for fd in passed:
+        _check_open(fd, "pass_fds")
+    if len(set(passed)) != len(passed) or len(passed) > 200:
+        raise ConfigError("pass_fds must be different descriptors, 200 at most")
+    bounds = Bounds(
+        wall=None if timeout is None else units.seconds(timeout, "timeout"),
+        cpu=None if cpu_time is None else units.seconds(cpu_time, "cpu_time"),
+        grace=units.seconds(grace, "grace", zero=True),
+        output=units.size(max_output, "max_output", least=0),
+        truncate=units.flag(truncate_output, "truncate_output"),
+    )
+    return Command(
+        args=words,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        input=input,
+        cwd=None if cwd is None else units.path(cwd, "cwd"),
+        env=None if env is None else units.variables(env),
+        pass_fds=passed,
+        encoding=encoding,
+        errors=errors or "strict",
+        bounds=bounds,
+        limits=limits,
+        bufsize=bufsize,
+    )
+
+
+def _check_open(fd: int, what: str) -> None:
+    try:
+        os.fstat(fd)
+    except OSError:
+        raise ConfigError(f"{what}: descriptor {fd} is not open") from None
+
+
+def _check_stream(name: str, stream: File) -> None:
+    if stream is None or stream in (PIPE, DEVNULL):
+        return
+    if isinstance(stream, bool):
+        raise ConfigError(f"{name} must be PIPE, DEVNULL, None, a descriptor or a file, not {stream!r}")
+    if isinstance(stream, int):
+        if stream == STDOUT and name == "stderr":
+            return
+        if stream < 0:
+            raise ConfigError(f"{name}: {stream} is no descriptor")
+        _check_open(stream, name)
+        return
+    try:
+        _check_open(stream.fileno(), name)
+    except (AttributeError, OSError, ValueError) as error:
+        raise ConfigError(f"{name} must be a real file (with a descriptor), not {stream!r}: {error}") from None

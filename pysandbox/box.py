@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import features
+from . import descriptors, features
 from ._native import lib
 from .cgroups import Leaves
 from .errors import SandboxError, SetupError, UnsupportedError
@@ -115,13 +115,14 @@ class Box:
         self._control: socket.socket | None = None
         self.pid = -1
         self.pidfd = -1
+        self.exit_status: int | None = None  # init's, or its signal, once it has ended
         self._ready = False
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._control = ours
         try:
-            with theirs:
-                self._spawn(theirs)
-            ours.settimeout(_PATIENCE)
+            with descriptors.reserved():
+                self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+                with theirs:
+                    self._spawn(theirs)
+            self._control.settimeout(_PATIENCE)
             if blueprint.ids is not None:
                 self._map_ids(blueprint.ids)
             self._send(_SETUP, blueprint.box_plan.encoded)
@@ -248,9 +249,9 @@ class Box:
 
     def start_run(self, plan: Plan, fds: list[int]) -> StartedRun:
         """Start a program.  The plan's descriptors count from 1: 0 is the run's own socket."""
+        self.wait_until_ready()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self.wait_until_ready()
             with theirs, self._lock:
                 self._send(_RUN, plan.encoded, [theirs.fileno(), *fds])
             ours.settimeout(_PATIENCE)
@@ -331,7 +332,8 @@ class Box:
             self.kill()
             _is_readable(self.pidfd, 60.0)
         with contextlib.suppress(ChildProcessError):  # a caller that ignores SIGCHLD, or reaps everything
-            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+            ended = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+            self.exit_status = ended.si_status if ended is not None else None
         os.close(self.pidfd)
         self.pidfd = -1
 

@@ -145,6 +145,7 @@ class Step:
     verb: Verb
     args: tuple[Argument, ...]
     layer: str
+    fault: int = 0  #: an errno to fail with in place of doing it, for tests
 
     @property
     def name(self) -> str:
@@ -190,7 +191,7 @@ class Plan:
         at = 0
         for step in self.steps:
             numbers = [0] * 6
-            if not step.args:
+            if not step.args and not step.fault:
                 head.append(_bare(step.verb))
                 continue
             for index, (kind, value) in enumerate(zip(KINDS[step.verb], step.args, strict=True)):
@@ -201,7 +202,7 @@ class Plan:
                 numbers[index] = at | len(raw) << 32
                 data.append(raw)
                 at += len(raw)
-            head.append(_STEP.pack(step.verb, 0, 0, *numbers))
+            head.append(_STEP.pack(step.verb, 0, step.fault, *numbers))
         return b"".join(head + data)
 
     def __iter__(self) -> Iterator[Step]:

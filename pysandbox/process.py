@@ -19,7 +19,7 @@ from typing import IO, Any, AnyStr, Generic
 
 from typing_extensions import Self
 
-from . import cgroups, features, units, watch
+from . import cgroups, descriptors, features, units, watch
 from .box import ENDED, ORDER_KILL, ORDER_SIGNAL, ORDER_SIGNAL_GROUP, REPLY, Box, Reply, StartedRun
 from .cgroups import Leaf, Readings
 from .command import DEVNULL, PIPE, STDOUT, Command
@@ -75,18 +75,19 @@ class Popen(Generic[AnyStr]):
         self._run: StartedRun | None = None
         self._leaf: Leaf | None = None
         self._enforcement = dict(box.blueprint.enforcement)
+        inherited = {number: number for number in descriptors.STANDARD if descriptors.is_open(number)}
         theirs: list[int] = []
         steps: list[Step] = []
         try:
-            bounds = self._limit(command, steps, theirs)
-            close_after = self._arrange_streams(command, steps, theirs)
-            try:
-                self._add_program(command, steps)
-                plan = box.blueprint.run_plan(steps)
-                self._run = box.start_run(plan, theirs)
-            finally:
-                for fd in close_after:
-                    os.close(fd)
+            with descriptors.reserved():
+                bounds = self._limit(command, steps, theirs)
+                close_after = self._arrange_streams(command, steps, theirs, inherited)
+                try:
+                    self._add_program(command, steps)
+                    self._run = box.start_run(box.blueprint.run_plan(steps), theirs)
+                finally:
+                    for fd in close_after:
+                        os.close(fd)
         except SetupError as error:
             self._let_go()
             raise _exec_error(error, command) from None
@@ -161,7 +162,9 @@ class Popen(Generic[AnyStr]):
         self._enforcement["CgroupLimits"] = Enforcement(level, "; ".join(kept) or "nothing", reason)
         return replace(bounds, memory=request.memory)
 
-    def _arrange_streams(self, command: Command, steps: list[Step], fds: list[int]) -> list[int]:
+    def _arrange_streams(
+        self, command: Command, steps: list[Step], fds: list[int], inherited: dict[int, int]
+    ) -> list[int]:
         """Add the program's descriptors; returns those of ours to close once it has them."""
         to_close: list[int] = []
         uid, gid = self._box.payload_ids
@@ -185,7 +188,7 @@ class Popen(Generic[AnyStr]):
                         os.fchown(fd, uid, gid)  # or opening /dev/stdout inside would be refused
                 elif stream == STDOUT and number == 2:
                     fd = theirs[1]
-                elif stream == DEVNULL or (stream is None and not _is_open(number)):
+                elif stream == DEVNULL or (stream is None and number not in inherited):
                     fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
                     to_close.append(fd)
                 elif stream is None:
@@ -562,14 +565,6 @@ def _write_to_pipe(fd: int, data: memoryview) -> int:
         raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 def _exec_error(error: SetupError, command: Command) -> SetupError:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 
+from ..descriptors import open_above
 from ..errors import SetupError, UnsupportedError
 from ..plan import CgroupRequest
 from . import base
@@ -30,7 +31,7 @@ class Leaf(base.Leaf):
     def _fd(self, controller: str, name: str, flags: int) -> int:
         key = (controller, name)
         if key not in self._fds:
-            self._fds[key] = os.open(f"{self._paths[controller]}/{name}", flags | os.O_CLOEXEC)
+            self._fds[key] = open_above(f"{self._paths[controller]}/{name}", flags)
         return self._fds[key]
 
     def _read(self, controller: str, name: str) -> bytes | None:

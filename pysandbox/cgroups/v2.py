@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from ..descriptors import open_above
 from ..errors import SetupError, UnsupportedError
 from ..plan import CgroupRequest
 from . import base
@@ -23,13 +24,13 @@ class Leaf(base.Leaf):
 
     def attach_fds(self) -> list[int]:
         if not self._fds:
-            self._fds.append(os.open(self._path + "/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+            self._fds.append(open_above(self._path + "/cgroup.procs", os.O_WRONLY))
         return self._fds
 
     def cpu_time(self) -> float | None:
         # cpu.stat has the times also where the cpu controller is not enabled
         if self._stat is None:
-            self._stat = os.open(self._path + "/cpu.stat", os.O_RDONLY | os.O_CLOEXEC)
+            self._stat = open_above(self._path + "/cpu.stat", os.O_RDONLY)
         first = os.pread(self._stat, 64, 0).split(b"\n")[0]
         return int(first.split()[1]) / 1e6 if first.startswith(b"usage_usec ") else None
 

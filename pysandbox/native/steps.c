@@ -15,6 +15,7 @@
 
 #include "sys.h"
 
+#define MAX_ERRNO 4095
 #define RESOLVE_WITHIN (RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
 #define RESOLVE_STRICT (RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
 
@@ -79,7 +80,7 @@ int pb_decode(const void *bytes, size_t size, const int *fds, uint32_t nfds, str
     for (uint32_t i = 0; i < plan->count; i++) {
         const struct pb_step *step = &plan->steps[i];
         *bad = i;
-        if (step->verb >= PB_VERB_COUNT || step->reserved || step->reserved2)
+        if (step->verb >= PB_VERB_COUNT || step->reserved || step->fault > MAX_ERRNO)
             return EINVAL;
         const char *kinds = verb_kinds[step->verb];
         for (int a = 0; kinds[a]; a++)
@@ -767,7 +768,8 @@ int pb_execute(struct pb_context *context, const struct pb_plan *plan, uint32_t 
 {
     for (uint32_t i = 0; i < plan->count; i++) {
         *failed = i;
-        long r = carry_out(context, plan, &plan->steps[i]);
+        const struct pb_step *step = &plan->steps[i];
+        long r = step->fault ? -(long)step->fault : carry_out(context, plan, step);
         if (r < 0)
             return (int)-r;
     }

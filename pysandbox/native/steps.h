@@ -65,7 +65,7 @@ enum pb_verb {
 struct pb_step {
     uint16_t verb;
     uint16_t reserved;
-    uint32_t reserved2;
+    uint32_t fault; /* an errno to fail with in place of doing it: so tests reach every failure path */
     uint64_t arg[PB_ARGS];
 };
 

@@ -115,7 +115,9 @@ def test_size_reads_the_decimal_of_a_number_as_that_number(number: int) -> None:
     assert units.size(str(number), "x") == number
 
 
-@given(number=st.integers(1, 1 << 20), unit=st.sampled_from(["k", "m", "g", "t"]), tail=st.sampled_from(["", "b", "iB"]))
+@given(
+    number=st.integers(1, 1 << 20), unit=st.sampled_from(["k", "m", "g", "t"]), tail=st.sampled_from(["", "b", "iB"])
+)
 @settings(deadline=None, database=None)
 def test_size_multiplies_by_its_unit(number: int, unit: str, tail: str) -> None:
     assert units.size(f"{number}{unit}{tail}", "x") == number << {"k": 10, "m": 20, "g": 30, "t": 40}[unit]

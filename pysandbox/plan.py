@@ -38,6 +38,7 @@ class Phase(enum.IntEnum):
     # in the child of init that becomes the program, once per run
     CGROUP = 110  # first, so that all that follows is counted
     SESSION = 120
+    CLOSE = 125  # everything is to close on exec; what FILES then puts in place does not
     FILES = 130  # stdio and passed descriptors, while the numbers are ours to give
     DIRECTORY = 135
     IDENTITY = 140  # groups, gid, uid: needs capabilities
@@ -47,7 +48,6 @@ class Phase(enum.IntEnum):
     NO_NEW_PRIVS = 170  # Landlock and seccomp need it or a capability
     LANDLOCK = 180  # seccomp may forbid its calls
     SECCOMP = 190
-    CLOSE = 200
     EXEC = 210
 
 

@@ -1,0 +1,657 @@
+"""`ChrootJail` without a prepared root: what a payload sees of the file system, and what it can do to it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import ssl
+import sys
+import textwrap
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pysandbox
+from pysandbox import Bind, Capabilities, ChrootJail, ConfigError, Layer, Namespaces, Sandbox, SetupError, Tmpfs
+from pysandbox.result import Level
+
+PRELUDE = """
+import errno, json, os, sys
+def error_of(action, *args):
+    try:
+        action(*args)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "allowed"
+def write(path, data="x"):
+    with open(path, "w") as file:
+        file.write(data)
+def mounts():
+    lines = [line.split() for line in open("/proc/self/mountinfo")]
+    return {fields[4]: fields[5].split(",") for fields in lines}
+"""
+
+
+def answer(code: str, *layers: Layer, **options: Any) -> Any:
+    """What the code leaves in `answer` when it is run in a box."""
+    program = PRELUDE + textwrap.dedent(code) + "\nprint(json.dumps(answer))"
+    options.setdefault("timeout", 20)
+    result = pysandbox.run([sys.executable, "-S", "-c", program], *layers, **options)
+    assert result.returncode == 0, result.stderr.decode()
+    return json.loads(result.stdout)
+
+
+def prefixes() -> set[str]:
+    """The folders of the running Python, by every name they have."""
+    given = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, os.path.dirname(sys.executable)}
+    return given | {os.path.realpath(path) for path in given}
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A folder of the host that anybody may write to, with a file in it."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o777)
+    (folder / "known").write_text("of the host\n")
+    (folder / "known").chmod(0o666)
+    return folder
+
+
+# --- what is visible ---------------------------------------------------------------------------------------------
+
+
+def test_the_root_holds_nothing_but_what_was_granted() -> None:
+    system = {"bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "dev", "proc", "tmp", "box"}
+    python = {Path(prefix).parts[1] for prefix in prefixes()}
+    assert set(answer("answer = os.listdir('/')")) <= system | python
+
+
+def test_etc_holds_nothing_that_names_users_hosts_or_secrets_of_the_machine() -> None:
+    seen = set(answer("answer = [os.path.join(at, name) for at, _, names in os.walk('/etc') for name in names]"))
+    for secret in ("/etc/shadow", "/etc/gshadow", "/etc/hostname", "/etc/resolv.conf", "/etc/machine-id", "/etc/fstab"):
+        assert secret not in seen
+    assert not {name for name in seen if name.startswith(("/etc/ssl/private", "/etc/ssh", "/etc/sudoers"))}
+
+
+def test_users_of_the_host_are_unknown_inside() -> None:
+    names = answer("answer = [line.split(':')[0] for line in open('/etc/passwd')]")
+    assert set(names) == {"root", "sandbox", "nobody"}
+
+
+def test_a_file_of_the_host_is_invisible(shared: Path) -> None:
+    path = str(shared / "known")
+    assert answer(f"answer = error_of(os.stat, {path!r})") == "ENOENT"
+
+
+def test_without_a_jail_that_file_is_visible(shared: Path) -> None:
+    path = str(shared / "known")
+    assert answer(f"answer = error_of(os.stat, {path!r})", base=None) == "allowed"
+
+
+def test_home_shows_nothing_but_the_running_python() -> None:
+    homes = {os.path.expanduser("~"), "/root", "/home"}
+    code = "answer = {home: os.listdir(home) for home in HOMES if os.path.isdir(home)}"
+    for home, names in answer(code.replace("HOMES", repr(sorted(homes)))).items():
+        depth = len(Path(home).parts)
+        on_the_way = {Path(p).parts[depth] for p in prefixes() if p.startswith(home + "/")}
+        own = any(home == p or home.startswith(p + "/") for p in prefixes())
+        assert own or set(names) <= on_the_way
+
+
+def test_sys_of_the_host_is_not_there() -> None:
+    assert answer("answer = os.path.exists('/sys')") is False
+
+
+# --- what is writable --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["/", "/usr", "/usr/bin", "/etc", "/etc/ssl/certs", "/dev", "/proc", sys.prefix])
+def test_a_granted_folder_is_read_only(folder: str) -> None:
+    code = f"""
+    folder = {folder!r}
+    flags = os.statvfs(folder).f_flag if os.path.isdir(folder) else os.ST_RDONLY
+    answer = [flags & os.ST_RDONLY, error_of(write, os.path.join(folder, "new"))]
+    """
+    flag, error = answer(code)
+    assert flag == os.ST_RDONLY
+    assert error in ("EROFS", "EACCES", "ENOENT")
+
+
+def test_a_file_of_the_jails_own_cannot_be_changed() -> None:
+    assert answer("answer = error_of(write, '/etc/passwd')") in ("EROFS", "EACCES")
+
+
+@pytest.mark.parametrize("name", ["sys/kernel/hostname", "sys/kernel/core_pattern", "sysrq-trigger", "self/oom_score_adj"])
+def test_proc_takes_no_settings(name: str) -> None:
+    assert answer(f"answer = error_of(write, '/proc/{name}')") in ("EROFS", "EACCES", "ENOENT")
+
+
+@pytest.mark.parametrize("folder", ["/box", "/tmp", "/dev/shm", "/box/new/deeper"])
+def test_a_folder_of_the_boxs_own_is_writable(folder: str) -> None:
+    code = f"""
+    os.makedirs({folder!r}, exist_ok=True)
+    write({folder + "/file"!r}, "kept")
+    answer = open({folder + "/file"!r}).read()
+    """
+    assert answer(code) == "kept"
+
+
+@pytest.mark.parametrize("folder", ["/box", "/tmp", "/dev/shm"])
+def test_what_is_written_shows_neither_in_another_box_nor_on_the_host(folder: str) -> None:
+    path = f"{folder}/{uuid.uuid4()}"
+    with Sandbox() as one, Sandbox() as other:
+        one.run(["touch", path], timeout=20).check_returncode()
+        assert one.run(["test", "-e", path], timeout=20)
+        assert not other.run(["test", "-e", path], timeout=20)
+        assert not os.path.exists(path)
+
+
+def test_a_folder_of_the_host_that_is_shared_by_bind_does_show(shared: Path) -> None:
+    answer("write('/given/new'); answer = 0", ChrootJail(binds=Bind(shared, "/given", writable=True)))
+    assert (shared / "new").read_text() == "x"
+
+
+def test_every_mount_is_read_only_but_the_boxs_own_few() -> None:
+    writable = {path for path, flags in answer("answer = mounts()").items() if "rw" in flags}
+    nodes = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty")}
+    assert writable == {"/box", "/tmp", "/dev/shm", "/dev/pts"} | nodes
+
+
+def test_every_mount_is_nosuid() -> None:
+    assert [path for path, flags in answer("answer = mounts()").items() if "nosuid" not in flags] == []
+
+
+def test_every_mount_outside_dev_is_nodev() -> None:
+    without = {path for path, flags in answer("answer = mounts()").items() if "nodev" not in flags}
+    nodes = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty")}
+    assert without == {"/dev", "/dev/pts"} | nodes
+
+
+def test_no_mount_is_there_beyond_those_granted() -> None:
+    system = ("/usr", "/etc/", "/bin", "/sbin", "/lib", "/dev", "/proc")
+    for path in answer("answer = list(mounts())"):
+        assert path in {"/", "/box", "/tmp"} | prefixes() or path.startswith(system), path
+
+
+def test_granted_mounts_are_nosuid_and_nodev_too(shared: Path) -> None:
+    jail = ChrootJail(binds=(Bind(shared, "/ro"), Bind(shared, "/rw", writable=True)), tmpfs=Tmpfs("/scratch"))
+    flags = answer("answer = {path: sorted(mounts()[path]) for path in ('/ro', '/rw', '/scratch')}", jail)
+    for path in flags:
+        assert {"nosuid", "nodev"} <= set(flags[path])
+    assert "ro" in flags["/ro"]
+    assert "rw" in flags["/rw"]
+
+
+# --- the running Python, TLS -------------------------------------------------------------------------------------
+
+
+def test_sys_executable_is_the_same_python_inside() -> None:
+    assert answer("answer = [sys.prefix, sys.base_prefix, list(sys.version_info)]") == [
+        sys.prefix,
+        sys.base_prefix,
+        list(sys.version_info),
+    ]
+
+
+def test_installed_packages_can_be_imported_inside() -> None:
+    result = pysandbox.run([sys.executable, "-c", "import pytest; print(pytest.__version__)"], timeout=20)
+    assert result.stdout.decode().strip() == pytest.__version__
+
+
+def test_without_the_python_it_is_not_there() -> None:
+    jail = ChrootJail(python=False, binds=())
+    outside = [prefix for prefix in prefixes() if not prefix.startswith("/usr")]
+    for prefix in outside:
+        assert not pysandbox.run(["test", "-e", prefix], jail, timeout=20)
+
+
+def test_tls_finds_the_certificates_that_it_finds_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    code = """
+    import ssl
+    paths = ssl.get_default_verify_paths()
+    found = len(os.listdir(paths.capath)) if paths.capath else 0
+    answer = [ssl.create_default_context().cert_store_stats(), found]
+    """
+    paths = ssl.get_default_verify_paths()
+    found = len(os.listdir(paths.capath)) if paths.capath else 0
+    assert answer(code) == [ssl.create_default_context().cert_store_stats(), found]
+
+
+# --- binds -------------------------------------------------------------------------------------------------------
+
+
+def test_a_bind_shows_the_hosts_folder_at_its_own_path(shared: Path) -> None:
+    code = f"answer = open({str(shared / 'known')!r}).read()"
+    assert answer(code, ChrootJail(binds=Bind(shared))) == "of the host\n"
+
+
+def test_a_bind_shows_the_hosts_folder_at_another_path(shared: Path) -> None:
+    assert answer("answer = open('/a/b/c/known').read()", ChrootJail(binds=Bind(shared, "/a/b/c"))) == "of the host\n"
+
+
+def test_a_bind_of_a_file_shows_that_file_alone(shared: Path) -> None:
+    jail = ChrootJail(binds=Bind(shared / "known", "/given/file"))
+    assert answer("answer = [os.listdir('/given'), open('/given/file').read()]", jail) == [["file"], "of the host\n"]
+
+
+def test_a_bind_is_read_only(shared: Path) -> None:
+    code = "answer = [error_of(write, '/given/known'), error_of(write, '/given/new'), error_of(os.unlink, '/given/known')]"
+    assert answer(code, ChrootJail(binds=Bind(shared, "/given"))) == ["EROFS"] * 3
+    assert (shared / "known").read_text() == "of the host\n"
+    assert not (shared / "new").exists()
+
+
+def test_a_writable_bind_of_the_same_folder_takes_those_writes(shared: Path) -> None:
+    code = "answer = [error_of(write, '/given/known'), error_of(write, '/given/new'), error_of(os.unlink, '/given/known')]"
+    assert answer(code, ChrootJail(binds=Bind(shared, "/given", writable=True))) == ["allowed"] * 3
+    assert os.listdir(shared) == ["new"]
+
+
+def test_read_only_holds_for_what_is_mounted_below_a_bind() -> None:
+    code = "answer = [os.statvfs('/given' + name).f_flag for name in ('', '/shm', '/pts')]"
+    for flags in answer(code, ChrootJail(binds=Bind("/dev", "/given"))):
+        assert flags & os.ST_RDONLY
+        assert flags & os.ST_NOSUID
+        assert flags & getattr(os, "ST_NODEV", 4)
+
+
+def test_a_writable_bind_leaves_what_is_mounted_below_it_writable() -> None:
+    code = "answer = os.statvfs('/given/shm').f_flag & os.ST_RDONLY"
+    assert answer(code, ChrootJail(binds=Bind("/dev", "/given", writable=True))) == 0
+
+
+def test_a_device_below_a_bind_cannot_be_used() -> None:
+    assert answer("answer = error_of(open, '/given/null')", ChrootJail(binds=Bind("/dev", "/given"))) == "EACCES"
+
+
+def test_a_bind_into_the_working_directory_works(shared: Path) -> None:
+    assert answer("answer = open('data/known').read()", ChrootJail(binds=Bind(shared, "/box/data"))) == "of the host\n"
+
+
+def test_a_bind_over_a_default_takes_its_place(shared: Path) -> None:
+    assert answer("answer = os.listdir('/tmp')", ChrootJail(binds=Bind(shared, "/tmp"), python=True)) == ["known"]
+
+
+def test_a_missing_source_names_the_step_and_what_helps(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    with pytest.raises(SetupError) as caught:
+        pysandbox.run(["true"], ChrootJail(binds=Bind(missing, "/given")), timeout=20)
+    assert (caught.value.layer, caught.value.step, caught.value.errno) == ("ChrootJail", "open_tree", errno.ENOENT)
+    assert caught.value.arguments["source"] == str(missing)
+    assert "optional" in caught.value.hint
+
+
+def test_an_optional_missing_source_is_left_out(tmp_path: Path) -> None:
+    jail = ChrootJail(binds=Bind(tmp_path / "missing", "/given", optional=True))
+    assert answer("answer = os.path.exists('/given')", jail) is False
+
+
+def test_an_optional_source_that_exists_is_there(shared: Path) -> None:
+    jail = ChrootJail(binds=Bind(shared, "/given", optional=True))
+    assert answer("answer = os.listdir('/given')", jail) == ["known"]
+
+
+@pytest.mark.parametrize("optional", [False, True])
+def test_a_source_that_is_a_symlink_is_refused(shared: Path, tmp_path: Path, optional: bool) -> None:
+    (tmp_path / "link").symlink_to(shared)
+    with pytest.raises(SetupError) as caught:
+        pysandbox.run(["true"], ChrootJail(binds=Bind(tmp_path / "link", "/given", optional=optional)), timeout=20)
+    assert (caught.value.step, caught.value.errno) == ("open_tree", errno.ELOOP)
+    assert "realpath" in caught.value.hint
+
+
+def test_a_source_with_a_symlink_on_the_way_is_refused(shared: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(SetupError) as caught:
+        pysandbox.run(["true"], ChrootJail(binds=Bind(tmp_path / "link" / "shared", "/given")), timeout=20)
+    assert caught.value.errno == errno.ELOOP
+
+
+def test_a_folder_that_an_earlier_payload_replaced_by_a_symlink_is_refused(shared: Path, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    canary.mkdir()
+    (shared / "sub").mkdir()
+    code = f"os.rmdir('/given/sub'); os.symlink({str(canary)!r}, '/given/sub'); answer = 0"
+    answer(code, ChrootJail(binds=Bind(shared, "/given", writable=True)))
+    assert (shared / "sub").is_symlink()
+    with pytest.raises(SetupError) as caught:
+        pysandbox.run(["true"], ChrootJail(binds=Bind(shared / "sub", "/given", writable=True)), timeout=20)
+    assert caught.value.errno == errno.ELOOP
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_nothing_is_created_on_the_host_for_a_mount_point(shared: Path, writable: bool) -> None:
+    binds = (Bind(shared, "/given", writable=writable), Bind("/usr", "/given/missing/usr"))
+    with pytest.raises(ConfigError, match="/given/missing/usr"):
+        pysandbox.run(["true"], ChrootJail(binds=binds), timeout=20)
+    assert os.listdir(shared) == ["known"]
+
+
+@pytest.mark.parametrize("granted", [{"files": {"/given/new": "x"}}, {"symlinks": {"/given/new": "known"}}])
+def test_neither_file_nor_link_is_created_in_a_folder_of_the_host(shared: Path, granted: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="/given/new"):
+        pysandbox.run(["true"], ChrootJail(binds=Bind(shared, "/given", writable=True), **granted), timeout=20)
+    assert os.listdir(shared) == ["known"]
+
+
+def test_two_entries_for_one_path_are_refused(shared: Path) -> None:
+    with pytest.raises(ConfigError, match="/given"):
+        pysandbox.run(["true"], ChrootJail(binds=Bind(shared, "/given"), tmpfs=Tmpfs("/given")), timeout=20)
+
+
+# --- tmpfs, files, symlinks, hide --------------------------------------------------------------------------------
+
+
+def test_a_tmpfs_takes_its_size_and_no_more() -> None:
+    code = """
+    write("/scratch/half", "x" * 500_000)
+    answer = error_of(write, "/scratch/rest", "x" * 1_000_000)
+    """
+    assert answer(code, ChrootJail(tmpfs=Tmpfs("/scratch", size="1M"))) == "ENOSPC"
+
+
+def test_a_larger_tmpfs_takes_the_same_files() -> None:
+    code = """
+    write("/scratch/half", "x" * 500_000)
+    answer = error_of(write, "/scratch/rest", "x" * 1_000_000)
+    """
+    assert answer(code, ChrootJail(tmpfs=Tmpfs("/scratch", size="4M"))) == "allowed"
+
+
+def test_a_tmpfs_takes_its_number_of_files_and_no_more() -> None:
+    code = "answer = [error_of(write, f'/scratch/{n}', '') for n in range(20)]"
+    outcomes = answer(code, ChrootJail(tmpfs=Tmpfs("/scratch", inodes=10)))
+    assert outcomes == sorted(outcomes, reverse=False, key=lambda outcome: outcome == "ENOSPC")
+    assert 5 <= outcomes.count("allowed") < 10
+    assert set(outcomes) == {"allowed", "ENOSPC"}
+
+
+@pytest.mark.parametrize("folder", ["/box", "/tmp", "/dev/shm"])
+def test_size_bounds_the_boxs_own_folders(folder: str) -> None:
+    code = f"answer = error_of(write, '{folder}/file', 'x' * 2_000_000)"
+    assert answer(code, ChrootJail(size="1M")) == "ENOSPC"
+
+
+def test_inodes_bounds_the_boxs_own_folders() -> None:
+    code = "answer = {error_of(write, f'/tmp/{n}', '') for n in range(20)} == {'allowed', 'ENOSPC'}"
+    assert answer(code, ChrootJail(inodes=10)) is True
+
+
+def test_a_tmpfs_has_the_mode_it_was_given() -> None:
+    code = "answer = os.stat('/scratch').st_mode & 0o7777"
+    assert answer(code, ChrootJail(tmpfs=Tmpfs("/scratch", mode=0o1770))) == 0o1770
+
+
+@pytest.mark.parametrize("content", ["text\n", b"\x00\xff bytes", ""])
+def test_a_file_has_the_content_it_was_given(content: str | bytes) -> None:
+    wanted = content.encode() if isinstance(content, str) else content
+    jail = ChrootJail(files={"/new/folder/file": content})
+    assert answer("answer = open('/new/folder/file', 'rb').read().hex()", jail) == wanted.hex()
+
+
+def test_a_given_file_is_read_only() -> None:
+    assert answer("answer = error_of(write, '/new/file')", ChrootJail(files={"/new/file": "x"})) in ("EROFS", "EACCES")
+
+
+def test_a_given_file_takes_the_place_of_a_default_one() -> None:
+    jail = ChrootJail(files={"/etc/hosts": "127.0.0.1 me\n"})
+    assert answer("answer = open('/etc/hosts').read()", jail) == "127.0.0.1 me\n"
+
+
+def test_a_symlink_says_what_it_was_given() -> None:
+    jail = ChrootJail(symlinks={"/new/link": "/etc/passwd"})
+    code = "answer = [os.readlink('/new/link'), open('/new/link').read() == open('/etc/passwd').read()]"
+    assert answer(code, jail) == ["/etc/passwd", True]
+
+
+def test_a_hidden_folder_is_empty_and_stays_so() -> None:
+    code = "answer = [os.listdir('/usr/share'), error_of(write, '/usr/share/new')]"
+    assert answer(code, ChrootJail(hide=("/usr/share",))) == [[], "EROFS"]
+
+
+def test_that_folder_is_not_empty_unless_hidden() -> None:
+    assert answer("answer = os.listdir('/usr/share')") != []
+
+
+def test_a_hidden_file_is_empty_and_stays_so() -> None:
+    code = "answer = [open('/etc/passwd').read(), error_of(write, '/etc/passwd')]"
+    content, error = answer(code, ChrootJail(hide=("/etc/passwd",)))
+    assert content == ""
+    assert error in ("EROFS", "EACCES")
+
+
+def test_hiding_inside_a_writable_bind_leaves_the_host_alone(shared: Path) -> None:
+    jail = ChrootJail(binds=Bind(shared, "/given", writable=True), hide=("/given/known",))
+    code = "answer = [open('/given/known').read(), error_of(write, '/given/known'), error_of(os.unlink, '/given/known')]"
+    content, writing, removing = answer(code, jail)
+    assert (content, removing) == ("", "EBUSY")
+    assert writing in ("EROFS", "EACCES")
+    assert (shared / "known").read_text() == "of the host\n"
+    assert os.listdir(shared) == ["known"]
+
+
+def test_what_is_hidden_cannot_be_uncovered() -> None:
+    code = """
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    result = libc.umount2(b"/usr/share", 2)
+    answer = [result, errno.errorcode[ctypes.get_errno()]]
+    """
+    assert answer(code, ChrootJail(hide=("/usr/share",))) == [-1, "EPERM"]
+
+
+def test_hiding_what_is_not_there_is_an_error() -> None:
+    with pytest.raises(SetupError) as caught:
+        pysandbox.run(["true"], ChrootJail(hide=("/usr/not-there",)), timeout=20)
+    assert (caught.value.step, caught.value.errno) == ("mask", errno.ENOENT)
+
+
+def test_another_working_directory_is_where_runs_start() -> None:
+    code = "write('file'); answer = [os.getcwd(), os.environ['HOME'], os.listdir('.'), os.path.exists('/box')]"
+    assert answer(code, ChrootJail(workdir="/home/me")) == ["/home/me", "/home/me", ["file"], False]
+
+
+# --- the old root ------------------------------------------------------------------------------------------------
+
+ESCAPE = """
+os.chdir(START)
+answer = error_of(os.chroot, INNER)  # ... and the current directory is outside of it
+for _ in range(64):
+    os.chdir("..")
+error_of(os.chroot, ".")
+answer = [answer, sorted(os.listdir("/"))]
+"""
+
+
+def test_dot_dot_stays_inside() -> None:
+    code = "answer = [sorted(os.listdir('/')), sorted(os.listdir('../' * 64))]"
+    plain, climbed = answer(code)
+    assert plain == climbed
+
+
+def test_the_root_of_init_is_out_of_reach() -> None:
+    assert answer("answer = error_of(os.listdir, '/proc/1/root/')") == "EACCES"
+
+
+def test_the_current_directory_of_init_is_out_of_reach() -> None:
+    assert answer("answer = error_of(os.listdir, '/proc/1/cwd/')") == "EACCES"
+
+
+def test_chroot_is_not_permitted() -> None:
+    assert answer("answer = error_of(os.chroot, '/box')") == "EPERM"
+
+
+@pytest.mark.parametrize("pivot", [True, False])
+def test_a_double_chroot_with_the_power_to_do_it_leads_nowhere(pivot: bool) -> None:
+    code = "os.mkdir('/box/inner')" + ESCAPE.replace("START", "'/box'").replace("INNER", "'/box/inner'")
+    inside = sorted(answer("answer = os.listdir('/')"))
+    assert answer(code, ChrootJail(pivot=pivot), Capabilities(keep=("sys_chroot",))) == ["allowed", inside]
+
+
+def test_a_double_chroot_does_lead_out_of_a_mere_chroot() -> None:
+    code = ESCAPE.replace("START", "'/usr'").replace("INNER", "'/usr/lib'")
+    python = [str(Path("/usr/bin/python3"))]
+    program = PRELUDE + code + "\nprint(json.dumps(answer))"
+    layers = (Namespaces(), Capabilities(keep=("sys_chroot",)))
+    if os.path.exists(python[0]):  # the running one may lie where the box's own id may not go
+        result = pysandbox.run([*python, "-c", program], *layers, base=None, timeout=20)
+        assert json.loads(result.stdout) == ["allowed", sorted(os.listdir("/"))]
+    else:
+        assert answer(code, *layers, base=None) == ["allowed", sorted(os.listdir("/"))]
+
+
+def test_mounting_is_not_permitted() -> None:
+    code = """
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    results = []
+    for call in (
+        lambda: libc.mount(b"none", b"/box", b"tmpfs", 0, None),
+        lambda: libc.mount(None, b"/usr", None, 32 | 4096, None),
+        lambda: libc.umount2(b"/usr", 2),
+        lambda: libc.unshare(0x00020000),
+    ):
+        results.append(errno.errorcode[ctypes.get_errno()] if call() else "allowed")
+    answer = results
+    """
+    assert answer(code) == ["EPERM"] * 4
+
+
+def test_a_remount_does_not_make_a_read_only_mount_writable_even_with_the_power_to_do_it() -> None:
+    code = """
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mount(None, b"/usr", None, 32 | 4096, None)  # MS_REMOUNT | MS_BIND, without MS_RDONLY
+    answer = os.statvfs("/usr").f_flag & os.ST_RDONLY
+    """
+    assert answer(code) == os.ST_RDONLY
+
+
+def test_chroot_in_place_of_pivot_root_works_and_says_that_it_is_less() -> None:
+    with Sandbox(ChrootJail(pivot=False)) as box:
+        assert box.run(["sh", "-c", "echo $(pwd); test ! -e /sys"], timeout=20).stdout == b"/box\n"
+        assert box.enforcement["ChrootJail"].level is Level.PARTIAL
+        assert "chroot" in box.enforcement["ChrootJail"].mechanism
+
+
+def test_pivot_root_is_enforced_in_full(box: Sandbox) -> None:
+    assert box.enforcement["ChrootJail"].level is Level.FULL
+
+
+# --- /proc -------------------------------------------------------------------------------------------------------
+
+
+def test_proc_can_be_left_out() -> None:
+    assert answer("answer = os.path.exists('/proc/self')", ChrootJail(proc="none")) is False
+
+
+def test_runs_without_proc_are_still_killed_whole() -> None:
+    with Sandbox(ChrootJail(proc="none")) as box:
+        box.run(["sh", "-c", "setsid sleep 1000 & exit 0"], timeout=20).check_returncode()
+
+
+def test_hidepid_hides_init() -> None:
+    assert "1" not in answer("answer = os.listdir('/proc')", ChrootJail(proc_options="hidepid=2"))
+
+
+def test_without_hidepid_init_shows() -> None:
+    assert "1" in answer("answer = os.listdir('/proc')")
+
+
+def test_subset_pid_leaves_only_processes() -> None:
+    names = answer("answer = os.listdir('/proc')", ChrootJail(proc_options="subset=pid"))
+    assert {name for name in names if not name.isdigit()} == {"self", "thread-self"}
+
+
+def test_subset_pid_weakens_no_other_layer() -> None:
+    code = """
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    answer = libc.unshare(0x10000000)
+    """
+    assert answer(code, ChrootJail(proc_options="subset=pid")) == -1
+
+
+@pytest.mark.parametrize("name", ["kcore", "keys", "timer_list", "interrupts", "sched_debug", "latency_stats"])
+def test_a_masked_file_of_proc_gives_nothing(name: str) -> None:
+    code = f"answer = os.path.exists('/proc/{name}') and open('/proc/{name}', 'rb').read(100).hex()"
+    assert not answer(code)
+
+
+@pytest.mark.parametrize("name", ["acpi", "scsi", "asound"])
+def test_a_masked_folder_of_proc_gives_nothing(name: str) -> None:
+    assert not answer(f"answer = os.path.exists('/proc/{name}') and os.listdir('/proc/{name}')")
+
+
+def test_without_a_jail_a_masked_file_gives_something() -> None:
+    result = pysandbox.run(["head", "-c", "100", "/proc/interrupts"], Namespaces(), base=None, timeout=20)
+    assert result.stdout
+
+
+# --- /dev --------------------------------------------------------------------------------------------------------
+
+
+def test_dev_holds_the_usual_few_and_nothing_of_the_host() -> None:
+    usual = {"null", "zero", "full", "random", "urandom", "tty", "fd", "stdin", "stdout", "stderr", "ptmx", "pts", "shm"}
+    assert set(answer("answer = os.listdir('/dev')")) == usual
+
+
+def test_null_zero_full_and_urandom_work() -> None:
+    code = """
+    def fill():
+        with open("/dev/full", "wb", buffering=0) as file:
+            file.write(b"x")
+    write("/dev/null")
+    answer = [
+        open("/dev/null", "rb").read().hex(),
+        open("/dev/zero", "rb").read(4).hex(),
+        len(open("/dev/urandom", "rb").read(16)),
+        len(open("/dev/random", "rb").read(1)),
+        error_of(fill),
+    ]
+    """
+    assert answer(code) == ["", "00000000", 16, 1, "ENOSPC"]
+
+
+def test_a_device_node_cannot_be_made() -> None:
+    code = "import stat; answer = error_of(os.mknod, '/box/disk', stat.S_IFBLK | 0o600, os.makedev(8, 0))"
+    assert answer(code) == "EPERM"
+
+
+def test_a_pseudo_terminal_can_be_had_and_is_the_boxs_first() -> None:
+    code = """
+    import pty
+    ours, theirs = pty.openpty()
+    os.write(ours, b"line\\n")
+    answer = [os.ttyname(theirs), os.read(theirs, 10).decode(), sorted(os.listdir("/dev/pts"))]
+    """
+    assert answer(code) == ["/dev/pts/0", "line\n", ["0", "ptmx"]]
+
+
+def test_shared_memory_and_named_semaphores_work() -> None:
+    code = """
+    import multiprocessing
+    from multiprocessing import shared_memory
+    with multiprocessing.Lock():
+        memory = shared_memory.SharedMemory(create=True, size=10)
+    memory.close()
+    memory.unlink()
+    answer = "fine"
+    """
+    assert answer(code) == "fine"
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_standard_stream_can_be_opened_by_name_for_writing(stream: str) -> None:
+    result = pysandbox.run(["sh", "-c", f"echo hello > /dev/{stream}"], timeout=20)
+    assert (result.stderr if stream == "stderr" else result.stdout) == b"hello\n"
+
+
+def test_standard_input_can_be_opened_by_name() -> None:
+    assert pysandbox.run(["cat", "/dev/stdin"], input=b"hello", timeout=20).stdout == b"hello"

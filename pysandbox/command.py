@@ -110,7 +110,7 @@ def check_command(
         env=None if env is None else units.variables(env),
         pass_fds=passed,
         encoding=encoding,
-        errors=errors or "strict",
+        errors=errors or "replace",  # the payload chooses the bytes: no exception of its making, unless asked for
         bounds=bounds,
         limits=limits,
         bufsize=bufsize,

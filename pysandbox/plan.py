@@ -11,7 +11,6 @@ Imports nothing that needs a kernel.
 from __future__ import annotations
 
 import enum
-import functools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -137,6 +136,10 @@ _IN_OCTAL = frozenset({"mode", "mask"})
 _IN_HEX = frozenset({"attributes", "keep"})
 
 
+_STEP = struct.Struct("=HHI6Q")
+_ALL_BITS = 0xFFFFFFFFFFFFFFFF
+
+
 @dataclass(frozen=True)
 class Step:
     """One verb with its arguments, the phase it belongs to and the layer that asked for it."""
@@ -169,12 +172,17 @@ class Step:
                 shown[name] = value
         return shown
 
+    @cached_property
+    def numbers_only(self) -> bytes | None:
+        """The step encoded, or None if it has strings, which are kept apart (see `Plan.encoded`)."""
+        if not all(isinstance(value, int) for value in self.args):
+            return None
+        numbers = [int(value) & _ALL_BITS for value in self.args if isinstance(value, int)]
+        return _STEP.pack(self.verb, 0, self.fault, *numbers, *[0] * (6 - len(numbers)))
+
     def __str__(self) -> str:
         called = ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
         return f"{self.name}({called})"
-
-
-_STEP = struct.Struct("=HHI6Q")
 
 
 @dataclass(frozen=True)
@@ -190,13 +198,13 @@ class Plan:
         data: list[bytes] = []
         at = 0
         for step in self.steps:
-            numbers = [0] * 6
-            if not step.args and not step.fault:
-                head.append(_bare(step.verb))
+            if step.numbers_only is not None:
+                head.append(step.numbers_only)
                 continue
+            numbers = [0] * 6
             for index, (kind, value) in enumerate(zip(KINDS[step.verb], step.args, strict=True)):
                 if isinstance(value, int):
-                    numbers[index] = value & 0xFFFFFFFFFFFFFFFF
+                    numbers[index] = value & _ALL_BITS
                     continue
                 raw = _raw(kind[0], value)
                 numbers[index] = at | len(raw) << 32
@@ -211,11 +219,6 @@ class Plan:
     def __str__(self) -> str:
         width = max((len(step.layer) for step in self.steps), default=0)
         return "\n".join(f"  {step.layer:<{width}}  {step}" for step in self.steps)
-
-
-@functools.cache
-def _bare(verb: Verb) -> bytes:
-    return _STEP.pack(verb, 0, 0, *[0] * 6)
 
 
 def _raw(kind: str, value: str | bytes | tuple[str, ...]) -> bytes:

@@ -69,6 +69,7 @@ class Popen(Generic[AnyStr]):
         self._result: Result[AnyStr] | None = None
         self._last_of_box = last_of_box
         self._on_end: list[Callable[[Popen[Any]], None]] = []
+        self._undecodable: UnicodeDecodeError | None = None
         self._feed: memoryview | None = None
         self._collected: dict[str, bytearray] = {}
         self._pipes: dict[str, int] = {}  # our ends: "stdin", "stdout", "stderr"
@@ -99,7 +100,8 @@ class Popen(Generic[AnyStr]):
         self._setup_time = started - begun
         self._supervisor = Supervisor(bounds, started, counted=self._leaf is not None)
         self._poll = select.poll()
-        self._poll.register(self._run.socket, select.POLLIN)
+        self._watched: dict[int, str] = {}  # descriptor → "init", "stdin", "stdout", "stderr"
+        self._watch(self._run.socket.fileno(), "init", select.POLLIN)
 
     # --- starting -------------------------------------------------------------------------------------------
 
@@ -107,10 +109,7 @@ class Popen(Generic[AnyStr]):
         """Make the run's cgroup, or put the watch in its place where that is allowed."""
         bounds = command.bounds
         request = command.limits if command.limits is not None else self._box.blueprint.cgroup
-        if bounds.cpu is not None and not any(
-            step.verb is Verb.SETRLIMIT and step.args[0] == resource.RLIMIT_CPU
-            for step in self._box.blueprint.run_steps
-        ):
+        if bounds.cpu is not None and not self._limits_cpu_by_rlimit():
             # A net below the watch: whole seconds, of each process.
             whole = math.ceil(bounds.cpu) + 1
             args = (resource.RLIMIT_CPU, whole, whole + 1)
@@ -138,6 +137,10 @@ class Popen(Generic[AnyStr]):
             steps.append(Step(Phase.CGROUP, Verb.CGROUP_ATTACH, (len(fds),), "CgroupLimits"))
         self._enforcement["CgroupLimits"] = Enforcement(Level.FULL, group.kind)
         return bounds
+
+    def _limits_cpu_by_rlimit(self) -> bool:
+        steps = self._box.blueprint.run_steps
+        return any(step.verb is Verb.SETRLIMIT and step.args[0] == resource.RLIMIT_CPU for step in steps)
 
     def _watch_instead(self, request: CgroupRequest, bounds: Bounds, steps: list[Step], why: str) -> Bounds:
         kept = []
@@ -237,12 +240,14 @@ class Popen(Generic[AnyStr]):
 
     def open_streams(self) -> None:
         """Make the caller's file objects of the pipes, blocking ones."""
-        encoding, errors = self._command.encoding, self._command.errors
+        encoding, errors, bufsize = self._command.encoding, self._command.errors, self._command.bufsize
+        by_line = encoding is not None and bufsize == 1
         for name, fd in self._pipes.items():
             os.set_blocking(fd, True)
-            raw: Any = open(fd, "wb" if name == "stdin" else "rb", self._command.bufsize)  # noqa: SIM115
+            raw: Any = open(fd, "wb" if name == "stdin" else "rb", -1 if by_line else bufsize)  # noqa: SIM115
             if encoding is not None:
-                raw = io.TextIOWrapper(raw, encoding, errors, write_through=name == "stdin")
+                writes_through = name == "stdin" and not by_line
+                raw = io.TextIOWrapper(raw, encoding, errors, line_buffering=by_line, write_through=writes_through)
             setattr(self, name, raw)
         self._pipes.clear()
 
@@ -275,25 +280,34 @@ class Popen(Generic[AnyStr]):
 
     def _step(self, patience: float | None) -> None:
         """Wait for one thing to happen, `patience` seconds at most, and see to it."""
-        run, supervisor = self._run, self._supervisor
-        if run is None:
+        if self._run is None:
             return
-        now = time.monotonic()
-        pause = supervisor.next_look(now)
-        wait = min((t for t in (pause, patience) if t is not None), default=None)
-        ready = self._poll.poll(None if wait is None else math.ceil(wait * 1000) if wait > 0.002 else wait * 1000)
-        for fd, _ in ready:
-            if fd == run.socket.fileno():
+        wait = patience
+        if self._supervisor.watches:
+            pause = self._supervisor.next_look(time.monotonic())
+            wait = pause if patience is None else patience if pause is None else min(pause, patience)
+        for fd, event in self._poll.poll(None if wait is None else wait * 1000):  # rounded up to milliseconds
+            name = self._watched[fd]
+            if name == "init":
                 self._hear()
-                if self._run is None:
-                    return
-            elif fd == self._pipes.get("stdin"):
+            elif name == "stdin":
                 self._write_input()
-            else:
-                for name in ("stdout", "stderr"):
-                    if self._pipes.get(name) == fd:
-                        self._read_output(name)
-        self._look(time.monotonic())
+            elif event & select.POLLIN:
+                self._read_output(name)
+            else:  # closed at the other end; what it may still hold is read at the end of the run
+                self._unwatch(fd)
+            if self._run is None:
+                return
+        if self._supervisor.watches:
+            self._look(time.monotonic())
+
+    def _watch(self, fd: int, name: str, events: int) -> None:
+        self._watched[fd] = name
+        self._poll.register(fd, events)
+
+    def _unwatch(self, fd: int) -> None:
+        if self._watched.pop(fd, None) is not None:
+            self._poll.unregister(fd)
 
     def _hear(self) -> None:
         """Take init's report of the end."""
@@ -334,17 +348,15 @@ class Popen(Generic[AnyStr]):
             self._run.close()
             self._run = None
         self._remove_leaf()
-        by_rlimit = any(
-            step.verb is Verb.SETRLIMIT and step.args[0] == resource.RLIMIT_CPU
-            for step in self._box.blueprint.run_steps
-        ) or (supervisor.bounds.cpu is not None)
+        by_rlimit = supervisor.bounds.cpu is not None or self._limits_cpu_by_rlimit()
         verdict, hit, evidence = supervisor.verdict(readings, by_rlimit)
         usage = supervisor.usage(readings, self._setup_time, evidence)
+        stdout, stderr = self._output("stdout"), self._output("stderr")
         self._result = Result(
             args=self.args,
             returncode=supervisor.returncode,
-            stdout=self._output("stdout"),
-            stderr=self._output("stderr"),
+            stdout=stdout,
+            stderr=stderr,
             verdict=verdict,
             usage=usage,
             limits_hit=hit,
@@ -362,9 +374,13 @@ class Popen(Generic[AnyStr]):
         encoding = self._command.encoding
         if encoding is None:
             return raw
-        # What the payload wrote need not be in that encoding; a limit may have cut a character in two.
-        errors = "replace" if self._supervisor.truncated else self._command.errors
-        return raw.decode(encoding, errors).replace("\r\n", "\n").replace("\r", "\n")
+        try:
+            # A limit may have cut a character in two; that is not the program's mistake.
+            text = raw.decode(encoding, "replace" if self._supervisor.truncated else self._command.errors)
+        except UnicodeDecodeError as error:
+            self._undecodable = error  # raised to the caller once everything is in order
+            text = raw.decode(encoding, "replace")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
 
     # --- input and output -----------------------------------------------------------------------------------
 
@@ -373,20 +389,18 @@ class Popen(Generic[AnyStr]):
         for name in ("stdout", "stderr"):
             if name in self._pipes and name not in self._collected:
                 self._collected[name] = bytearray()
-                self._poll.register(self._pipes[name], select.POLLIN)
+                self._watch(self._pipes[name], name, select.POLLIN)
         if "stdin" in self._pipes and self._feed is None:
             self._feed = memoryview(self._command.input or b"")
             if self._feed:
-                self._poll.register(self._pipes["stdin"], select.POLLOUT)
+                self._watch(self._pipes["stdin"], "stdin", select.POLLOUT)
             else:
-                self._close_pipe("stdin", registered=False)
+                self._close_pipe("stdin")
 
-    def _close_pipe(self, name: str, *, registered: bool = True) -> None:
+    def _close_pipe(self, name: str) -> None:
         fd = self._pipes.pop(name, None)
         if fd is not None:
-            if registered:
-                with contextlib.suppress(KeyError):
-                    self._poll.unregister(fd)
+            self._unwatch(fd)
             os.close(fd)
 
     def _write_input(self) -> None:
@@ -460,8 +474,10 @@ class Popen(Generic[AnyStr]):
                 if self._result is None:
                     assert timeout is not None
                     raise SandboxTimeout(list(self.args), timeout)
-                return
+                break
             self._step(left)
+        if self._undecodable is not None:
+            raise self._undecodable
 
     def communicate(
         self, input: AnyStr | None = None, timeout: float | None = None

@@ -80,6 +80,13 @@ class Supervisor:
     _killed: bool = False
     _next_cpu_look: float | None = None
 
+    @property
+    def watches(self) -> bool:
+        """Whether there is a clock or a counter to look at, besides waiting for events."""
+        bounds = self.bounds
+        bounded = bounds.wall is not None or bounds.cpu is not None or bounds.memory is not None
+        return bounded or self._stopping
+
     def next_look(self, now: float) -> float | None:
         """Seconds until `look` must be called again, or None if only events matter."""
         times = []

@@ -11,6 +11,7 @@ from ..errors import SetupError, UnsupportedError
 from ..plan import CgroupRequest
 from . import base
 
+_TICKS = os.sysconf("SC_CLK_TCK")
 _PERIOD = 100_000  # microseconds of cpu.cfs_period_us, the kernel's default
 
 
@@ -67,14 +68,17 @@ class Leaf(base.Leaf):
 
     def readings(self) -> base.Readings:
         found = base.Readings(cpu_time=self.cpu_time())
-        ticks = os.sysconf("SC_CLK_TCK")
+        ticks = _TICKS
         user, system = self._keyed("cpuacct", "cpuacct.stat", "user"), self._keyed("cpuacct", "cpuacct.stat", "system")
         if user is not None and system is not None:
             found.cpu_user, found.cpu_system = user / ticks, system / ticks
         found.memory_peak = self._number("memory", "memory.max_usage_in_bytes")
         found.oom_kills = self._keyed("memory", "memory.oom_control", "oom_kill")
-        found.pids_refused = self._keyed("pids", "pids.events", "max")
         found.processes_peak = self._number("pids", "pids.peak")
+        found.pids_refused = 0
+        # One process alone was refused nothing, unless one is all that it may have.
+        if found.processes_peak is None or found.processes_peak > 1 or self.request.pids == 1:
+            found.pids_refused = self._keyed("pids", "pids.events", "max")
         sources = {
             "cpu_time": "cpuacct.usage",
             "cpu_user": "cpuacct.stat",

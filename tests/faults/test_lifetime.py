@@ -70,9 +70,7 @@ def test_nothing_outlives_the_application(how: str) -> None:
 
 
 def test_a_kill_at_any_instant_leaves_no_process() -> None:
-    code = (
-        "import pysandbox, sys\nwhile True: pysandbox.run(['sh', '-c', 'sleep 1000; :', sys.argv[1]], timeout=0.01, degrade=True)"
-    )
+    code = "import pysandbox, sys\nwhile True: pysandbox.run(['sh', '-c', 'sleep 1000; :', sys.argv[1]], timeout=0.01, degrade=True)"
     marker = f"marker-{os.getpid()}-instant"
     for attempt in range(12):
         with subprocess.Popen([sys.executable, "-c", code, marker], stderr=subprocess.DEVNULL) as application:

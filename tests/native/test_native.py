@@ -21,7 +21,7 @@ from pysandbox.compose import DEFAULT, compose
 from pysandbox.plan import Plan
 
 CHECKOUT = Path(__file__).parents[2]
-NATIVE = CHECKOUT / "pysandbox" / "native"
+NATIVE = CHECKOUT / "src" / "pysandbox" / "native"
 WARNINGS = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wvla", "-Wstrict-prototypes"]
 FREESTANDING = ["-ffreestanding", "-fno-stack-protector", "-fno-tree-loop-distribute-patterns", "-nostdlib", "-static"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1"]

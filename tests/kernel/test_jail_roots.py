@@ -16,7 +16,7 @@ import pytest
 import pysandbox
 from pysandbox import Bind, ChrootJail, ConfigError, Sandbox, SetupError, Tmpfs
 
-SECRET = "the canary sings"
+SECRET = "the canary sings\n"
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_prepared_root_has_devices_and_proc(root: Path) -> None:
 
 def test_a_bind_onto_an_existing_folder_of_a_prepared_root_works(root: Path, canary: Path) -> None:
     jail = ChrootJail(root, binds=Bind(canary, "/empty"))
-    assert shell("read line < /empty/secret; echo $line", jail).stdout.strip() == SECRET
+    assert shell("read line < /empty/secret; echo $line", jail).stdout == SECRET
     assert os.listdir(root / "empty") == []
 
 
@@ -168,10 +168,8 @@ def test_a_strange_name_at_the_top_is_carried_over(root: Path, name: bytes) -> N
     os.mkdir(folder, 0o755)
     with open(folder + b"/file", "w") as file:
         file.write("here\n")
-    result = shell('for name in /*/file /.*/file; do test -f "$name" && echo "$name"; done', ChrootJail(root, python=False))
-    del result  # printing it needs no encoding, reading it back does
-    raw = pysandbox.run(["/bin/sh", "-c", 'echo "$1"/*', "sh", b"/" + name], ChrootJail(root), timeout=20)
-    assert raw.stdout == b"/" + name + b"/file\n"
+    result = pysandbox.run(["/bin/sh", "-c", 'echo "$1"/*', "sh", b"/" + name], ChrootJail(root), timeout=20)
+    assert result.stdout == b"/" + name + b"/file\n"
 
 
 def test_a_box_with_strange_names_can_be_explained(root: Path) -> None:
@@ -207,7 +205,7 @@ exit 0
 @pytest.mark.parametrize("name", ["dev", "proc", "tmp", "box", "etc", "usr", "sys"])
 def test_a_hostile_entry_leads_neither_set_up_nor_payload_out(root: Path, canary: Path, name: str, kind: str) -> None:
     KINDS[kind](root / name, canary)
-    before = tree(root)
+    before = [line[:2] for line in tree(root) if line[0] == str(root / name)]
     try:
         result = shell(ATTACK, ChrootJail(root, writable=True))
     except (SetupError, ConfigError):
@@ -215,10 +213,7 @@ def test_a_hostile_entry_leads_neither_set_up_nor_payload_out(root: Path, canary
     else:
         assert SECRET not in result.stdout
     assert_untouched(canary)
-    if not (root / name).is_file():  # a file of a writable root may be written to
-        assert [line[:2] for line in tree(root) if line[0] == str(root / name)] == [
-            line[:2] for line in before if line[0] == str(root / name)
-        ]
+    assert [line[:2] for line in tree(root) if line[0] == str(root / name)] == before
 
 
 def test_the_attack_does_reach_a_canary_that_was_granted(root: Path, canary: Path) -> None:

@@ -318,7 +318,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     plan = bytearray(draw(st.sampled_from(real_plans())))
     for _ in range(draw(st.integers(1, 6))):
         how = draw(st.sampled_from(["flip", "number", "half", "verb", "count", "cut", "extend", "swap"]))
-        count = (len(plan) - HEAD) // STEP
+        count = max(0, len(plan) - HEAD) // STEP
         if how == "flip" and plan:
             plan[draw(st.integers(0, len(plan) - 1))] ^= draw(st.integers(1, 255))
         elif how == "number" and count:

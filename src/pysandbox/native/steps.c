@@ -613,12 +613,20 @@ static long loopback_up(void)
     return r;
 }
 
-/* Processes forked from here on live in the new time namespace (time_namespaces(7)). */
+/* A new time namespace is for children until it is joined (time_namespaces(7)).  init joins it itself, as a vfork-style
+ * child would get it at its exec only, which Linux 6.1 refuses with EINVAL. */
 static long time_offsets(const struct pb_context *c, const char *offsets)
 {
     long r = SYS1(__NR_unshare, CLONE_NEWTIME);
     if (r >= 0 && *offsets)
         r = write_proc(c, "self/timens_offsets", offsets);
+    if (r >= 0)
+        r = sys_openat(proc_of(c), "self/ns/time_for_children", O_RDONLY | O_CLOEXEC, 0);
+    if (r < 0)
+        return r;
+    int fd = (int)r;
+    r = SYS2(__NR_setns, fd, CLONE_NEWTIME);
+    sys_close(fd);
     return r;
 }
 

@@ -18,6 +18,9 @@ import pysandbox
 from pysandbox import cgroups, features
 from pysandbox.box import _init_image
 
+if os.environ.get("PYSANDBOX_TEST_VACATE"):
+    pysandbox.vacate_cgroup()
+
 IS_ROOT = features.is_privileged()
 HAS_CGROUP = cgroups.own_group() is not None
 
@@ -47,13 +50,13 @@ def open_fds() -> dict[int, str]:
 def own_cgroups() -> set[str]:
     """The cgroups that this process's boxes have made and not removed."""
     found = set()
-    needle = f"pysandbox-{os.getpid()}-"
+    needle = f"-{os.getpid()}-"
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields = line.split()
         if " - cgroup" not in line:
             continue
         for folder, names, _ in os.walk(fields[4]):
-            found |= {f"{folder}/{name}" for name in names if name.startswith(needle)}
+            found |= {f"{folder}/{name}" for name in names if name.startswith("pysandbox-") and needle in name}
             if folder.count("/") > 8:
                 names.clear()
     return found

@@ -11,6 +11,7 @@ from .features import check_platform as _check_platform
 
 _check_platform()
 
+from .cgroups import vacate_cgroup  # noqa: E402
 from .command import DEVNULL, PIPE, STDOUT  # noqa: E402
 from .errors import (  # noqa: E402
     CallError,
@@ -82,4 +83,5 @@ __all__ = [
     "__version__",
     "popen",
     "run",
+    "vacate_cgroup",
 ]

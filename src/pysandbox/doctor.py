@@ -70,7 +70,8 @@ def _limits() -> Finding:
             "limits",
             Level.PARTIAL,
             f"no cgroup: {cgroups.why_not()}; the default's bounds are kept by watching and rlimits",
-            "run as root, or in a delegated scope: systemd-run --user --scope -p Delegate=yes COMMAND",
+            "run as root, or in a delegated scope: systemd-run --user --scope -p Delegate=yes COMMAND; "
+            "with cgroup v2 call pysandbox.vacate_cgroup() at the program's start",
         )
     try:
         limits = CgroupLimits(memory="64M", pids=16)

@@ -124,8 +124,8 @@ class Popen(Generic[AnyStr]):
                     "CgroupLimits",
                     need="a cgroup of one's own that is writable",
                     have=cgroups.why_not(),
-                    remedy="run as root, or in a delegated scope (systemd-run --user --scope -p Delegate=yes ...), or "
-                    "accept watching instead: Sandbox(..., degrade=True)",
+                    remedy="run as root, or in a delegated scope (systemd-run --user --scope -p Delegate=yes ...) and "
+                    "call pysandbox.vacate_cgroup() first, or accept watching instead: Sandbox(..., degrade=True)",
                 )
             self._leaf = self._box.leaves.take(group, request)
         except (UnsupportedError, SetupError) as error:

@@ -65,6 +65,10 @@ class Group(ABC):
     kind: str
 
     @abstractmethod
+    def folders(self) -> list[str]:
+        """The cgroups in which leaves are made."""
+
+    @abstractmethod
     def create(self, name: str, request: CgroupRequest) -> Leaf:
         """Make a leaf with these limits; all of them are in force, or it is an error and nothing is left."""
 

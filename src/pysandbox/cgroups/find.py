@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
 import threading
 
+from ..errors import UnsupportedError
 from . import v1, v2
-from .base import Group, read_text
+from .base import Group, read_text, remove_directory, write_knob
 
 _lock = threading.Lock()
 _groups: dict[int, Group | None] = {}
 _numbers = itertools.count(1)
+
+#: the cgroup into which `vacate_cgroup` moves a process, with its pid behind
+_VACATED = "pysandbox-app-"
 
 CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
 
@@ -25,7 +30,24 @@ def start_time(pid: int) -> int:
 
 @functools.cache
 def _owner(pid: int) -> str:
-    return f"pysandbox-{pid}-{start_time(pid)}"
+    """A name for this process that no other will ever have: its PID namespace, pid and start time."""
+    return f"pysandbox-{os.stat('/proc/self/ns/pid').st_ino}-{pid}-{start_time(pid)}"
+
+
+def _sweep(folder: str) -> None:
+    """Remove the leaves that dead processes of this PID namespace left here; those of the living are kept."""
+    try:
+        names = [entry.name for entry in os.scandir(folder) if entry.name.startswith("pysandbox-")]
+    except OSError:
+        return
+    for name in names:
+        fields = name.split("-")
+        if len(fields) != 5 or not all(field.isdigit() for field in fields[1:]):
+            continue
+        namespace, pid, started, _ = map(int, fields[1:])
+        if namespace == os.stat("/proc/self/ns/pid").st_ino and start_time(pid) != started:
+            with contextlib.suppress(OSError):  # busy, or another process sweeps too
+                remove_directory(f"{folder}/{name}")
 
 
 def fresh_name() -> str:
@@ -90,6 +112,8 @@ def _look() -> tuple[Group | None, str]:
     if unified_mount is None:
         return None, "no cgroup file system is mounted"
     folder = _folder(unified_mount, own_unified or "/")
+    if folder is not None and os.path.basename(folder).startswith(_VACATED):
+        folder = os.path.dirname(folder)  # we, or the process that forked us, moved there to make room
     if folder is None or not os.access(folder, os.W_OK | os.X_OK):
         return None, f"the own cgroup ({own_unified}) is not writable for this user"
     available = frozenset((read_text(folder + "/cgroup.controllers") or "").split())
@@ -112,8 +136,46 @@ def own_group() -> Group | None:
     with _lock:
         if pid not in _groups:
             _groups.clear()
-            _groups[pid] = _look()[0]
+            _groups[pid] = group = _look()[0]
+            for folder in () if group is None else group.folders():
+                _sweep(folder)
         return _groups[pid]
+
+
+def vacate_cgroup() -> None:
+    """Move this process out of its cgroup (v2) into a child of it, so that the cgroup may hand controllers down.
+
+    cgroup v2 lets a cgroup limit its children only while it holds no process itself (cgroups(7), "no internal
+    processes").  A service, a container or a delegated scope that wants `CgroupLimits` calls this once, at its start.
+    Nothing above the own cgroup is touched, no other process is moved.  Does nothing where limits can be had already.
+
+    Raises `UnsupportedError` where it does not help: other processes are in the cgroup too, or it is not writable.
+    """
+    if own_group() is not None:
+        return
+    _, mount = _mounts()
+    folder = None if mount is None else _folder(mount, _own_paths()[1] or "/")
+    if folder is None:
+        raise UnsupportedError("CgroupLimits", need="a cgroup v2 of one's own", have=why_not())
+    child = f"{folder}/{_VACATED}{os.getpid()}"
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(child)
+        write_knob(child + "/cgroup.procs", str(os.getpid()))
+        others = (read_text(folder + "/cgroup.procs") or "").split()
+    except OSError as error:
+        raise UnsupportedError("CgroupLimits", need="a writable cgroup", have=f"{folder}: {error}") from None
+    if others:
+        raise UnsupportedError(
+            "CgroupLimits",
+            need="a cgroup without other processes",
+            have=f"{len(others)} others in {folder}",
+            remedy="start this program in a scope of its own: systemd-run --user --scope -p Delegate=yes COMMAND",
+        )
+    with _lock:
+        _groups.clear()
+    if own_group() is None:
+        raise UnsupportedError("CgroupLimits", need="the memory and pids controllers", have=why_not())
 
 
 def why_not() -> str:

@@ -125,6 +125,9 @@ class Group(base.Group):
     def __init__(self, hierarchies: dict[str, str]) -> None:
         self._hierarchies = hierarchies  # controller → the caller's own folder there
 
+    def folders(self) -> list[str]:
+        return list(dict.fromkeys(self._hierarchies.values()))
+
     def create(self, name: str, request: CgroupRequest) -> Leaf:
         wanted = {"cpuacct": True, "memory": request.memory is not None, "pids": request.pids is not None}
         wanted["memory"] |= "memory" in self._hierarchies  # also for the counter

@@ -80,6 +80,9 @@ class Group(base.Group):
         self._own = own
         self._controllers = controllers
 
+    def folders(self) -> list[str]:
+        return [self._own]
+
     def create(self, name: str, request: CgroupRequest) -> Leaf:
         needed = {"memory": request.memory, "pids": request.pids, "cpu": request.cpus}
         for controller, limit in needed.items():

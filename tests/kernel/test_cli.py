@@ -1,0 +1,103 @@
+"""The `pysandbox` command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pysandbox.cli import main
+
+
+def command(*words: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pysandbox", *words],
+        input=input,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_run_passes_the_streams_and_the_status_on() -> None:
+    done = command("run", "--", "sh", "-c", "cat; echo err >&2; exit 7", input="in\n")
+    assert (done.stdout, done.stderr, done.returncode) == ("in\n", "err\n", 7)
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["--timeout", "0.2", "--", "sleep", "10"], 124),
+        (["--cpu-time", "0.2", "--", "sh", "-c", "while :; do :; done"], 124),
+        (["--", "no-such-program"], 127),
+        (["--", "/usr"], 126),
+        (["--root", "/no/such/root", "--", "true"], 125),
+        (["--memory", "12 parsecs", "--", "true"], 125),
+        (["--", "sh", "-c", "kill -TERM $$"], 143),
+    ],
+    ids=str,
+)
+def test_the_exit_status_tells_what_happened(words: list[str], status: int) -> None:
+    done = command("run", *words)
+    assert done.returncode == status
+    assert status in (124, 143) or done.stderr.startswith("pysandbox: ")
+
+
+def test_memory_is_told_by_its_own_status() -> None:
+    code = "x = []\nwhile True: x.append(bytearray(1 << 20))"
+    done = command("run", "-v", "--degrade", "--memory", "64M", "--", sys.executable, "-c", code)
+    assert done.returncode == 122
+    assert "MEMORY_EXCEEDED" in done.stderr
+
+
+def test_run_options_reach_the_box() -> None:
+    script = "echo $A; cat /proc/self/uid_map >/dev/null; ls /usr/share/doc >/dev/null && echo seen"
+    done = command("run", "--env", "A=1", "--ro", "/usr/share", "--", "sh", "-c", script)
+    assert done.stdout == "1\nseen\n"
+
+
+def test_the_result_as_json() -> None:
+    done = command("run", "--json", "--", "sh", "-c", "echo hello; exit 2")
+    shown = json.loads(done.stdout)
+    assert (shown["verdict"], shown["returncode"], shown["stdout"]) == ("NONZERO_EXIT", 2, "hello\n")
+    assert shown["usage"]["wall_time"] > 0
+    assert shown["enforcement"]["Namespaces"].startswith("full")
+
+
+def test_doctor_names_what_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    for line in ("host", "namespaces", "root file system", "limits", "Sandbox()"):
+        assert f" {line}: " in text
+    assert main(["doctor", "--json"]) == 0
+    assert {finding["level"] for finding in json.loads(capsys.readouterr().out)} <= {"full", "partial"}
+
+
+def test_doctor_says_how_to_mend_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pysandbox.cgroups.own_group", lambda: None)
+    monkeypatch.setattr("pysandbox.cgroups.why_not", lambda: "nothing is mounted")
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "partial  limits: no cgroup: nothing is mounted" in text
+    assert "fix: run as root" in text
+
+
+def test_explain_prints_the_plan_and_builds_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pysandbox.box.Box._spawn", None)
+    assert main(["explain", "--memory", "64M"]) == 0
+    text = capsys.readouterr().out
+    assert "memory=67108864" in text
+    assert text.index("open_tree") < text.index("pivot_root") < text.index("no_new_privs")
+
+
+def test_no_command_is_an_error_with_the_usage() -> None:
+    done = command()
+    assert done.returncode == 2
+    assert "usage: pysandbox" in done.stderr

@@ -142,6 +142,8 @@ def hint(step: str, error: int, arguments: Mapping[str, object]) -> str:
             return "the source or its mount point does not exist; Bind(..., optional=True) leaves a missing source out"
         if refused:
             return "the caller may not read it"
+    if step == "fork" and error == errno.ENOSYS:
+        return "a box without a /proc of its own has one run at a time; give it a mount namespace too"
     if step == "chdir":
         return "the working directory must exist inside the box"
     if step == "setrlimit" and error == errno.EPERM:

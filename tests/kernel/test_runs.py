@@ -331,3 +331,12 @@ def test_a_run_without_a_pid_namespace_is_killed_whole_too() -> None:
             assert b"77.125" not in entry.read_bytes()
         except OSError:
             continue
+
+
+def test_two_runs_at_once_without_proc_are_refused_and_not_mixed_up() -> None:
+    with Sandbox(base=(pysandbox.Namespaces(mount=False),)) as box:
+        with box.popen(["sleep", "100"]):
+            with pytest.raises(pysandbox.SetupError) as caught:
+                box.run(["/bin/true"])
+            assert "one run at a time" in caught.value.hint
+        assert box.run(["/bin/true"])

@@ -22,6 +22,8 @@ CLONE_FLAGS = {
     "cgroup": 0x02000000,
 }
 
+_PROC_ATTRIBUTES = 2 | 4 | 8  # nosuid, nodev, noexec, of mount_setattr(2)
+
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?")
 _LARGEST_ID = (1 << 32) - 2  # -1 means "leave it" to the kernel
 
@@ -113,6 +115,8 @@ class Namespaces(Layer):
             add(self.name, Phase.IDENTITY, Verb.SETRESUID, facts.uid)
         if "mount" in inside:
             add(self.name, Phase.SOURCES, Verb.MOUNT_PRIVATE)
+        if "pid" in inside and "mount" in inside and not facts.has_root:
+            add(self.name, Phase.MOUNTS, Verb.MOUNT_PROC, "/proc", "", _PROC_ATTRIBUTES)  # the box's processes only
         if "uts" in inside:
             add(self.name, Phase.SYSTEM, Verb.SETHOSTNAME, self.hostname)
         if "net" in inside:

@@ -46,6 +46,8 @@ static struct state {
     int control; /* -1 in a keeper */
     int application;
     int signals;
+    int events; /* an epoll: poll(2) would fail once a payload with our uid had lowered our RLIMIT_NOFILE */
+    int children; /* /proc/thread-self/children, kept open for the same reason */
     bool is_pid1;
     uint32_t n_keepers;
     int keepers[MAX_KEEPERS];
@@ -161,23 +163,48 @@ static bool receive(int control, struct request *request)
     return read_exactly(control, request->body, head->length);
 }
 
+/* --- what init waits for ------------------------------------------------------------------------------------ */
+
+static bool watch(const struct state *s, int fd)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data = (uint64_t)fd};
+    return SYS4(__NR_epoll_ctl, s->events, EPOLL_CTL_ADD, fd, &event) >= 0;
+}
+
+static void ignore(const struct state *s, int fd)
+{
+    struct epoll_event event = {0};
+    SYS4(__NR_epoll_ctl, s->events, EPOLL_CTL_DEL, fd, &event);
+}
+
+/* Opens what a process of init's needs to see its children and their ends. */
+static bool open_senses(struct state *s)
+{
+    uint64_t child = 1u << (PB_SIGCHLD - 1);
+    s->events = (int)SYS1(__NR_epoll_create1, O_CLOEXEC);
+    s->signals = (int)SYS4(__NR_signalfd4, -1, &child, sizeof child, O_CLOEXEC | O_NONBLOCK);
+    return s->events >= 0 && s->signals >= 0 && watch(s, s->signals);
+}
+
+static bool open_children(struct state *s)
+{
+    /* The host's /proc counts in the host's pids, which are ours only if we share its namespace. */
+    int proc = s->context.box_proc >= 0 ? s->context.box_proc : s->is_pid1 ? -1 : s->context.host_proc;
+    s->children = proc < 0 ? -1 : (int)sys_openat(proc, "thread-self/children", O_RDONLY | O_CLOEXEC, 0);
+    return s->children >= 0;
+}
+
 /* --- a run's tree ----------------------------------------------------------------------------------------- */
 
 /* SIGKILLs every child but the keepers.  Returns how many there were, or -errno. */
 static long kill_children(const struct state *s)
 {
     static char text[1 << 16];
-    /* The host's /proc counts in the host's pids, which are ours only if we share its namespace. */
-    int proc = s->context.box_proc >= 0 ? s->context.box_proc : s->context.host_proc;
-    if (proc < 0)
-        return -ENOENT;
-    long fd = sys_openat(proc, "thread-self/children", O_RDONLY | O_CLOEXEC, 0);
-    if (fd < 0)
-        return fd;
     long length = 0, got;
-    while ((got = sys_read((int)fd, text + length, sizeof text - (size_t)length)) > 0)
+    while ((got = SYS4(__NR_pread64, s->children, text + length, sizeof text - (size_t)length, length)) > 0)
         length += got;
-    sys_close((int)fd);
+    if (got < 0)
+        return got;
     long found = 0;
     int pid = 0;
     for (long i = 0; i < length; i++) { /* "12 345 "; a number cut off by the buffer's end is not taken */
@@ -260,10 +287,12 @@ static void settle(struct state *s)
         return;
     run->report.kind = PB_ENDED;
     send_reply(run->socket, &run->report, -1);
+    ignore(s, run->socket);
     sys_close(run->socket);
     run->socket = -1;
 }
 
+/* Ends, and with it the box; a keeper ends with its run's tree alone. */
 static _Noreturn void end_box(struct state *s)
 {
     if (!s->is_pid1) {
@@ -355,7 +384,7 @@ static void start_run(struct state *s, struct request *request)
     if (!error) {
         long pid = spawn(&child);
         if (pid >= 0 && !child.error) {
-            s->run = (struct run){.socket = socket, .program = (int)pid};
+            s->run = (struct run){.socket = socket, .program = (int)pid, .ending = !watch(s, socket)};
             struct pb_reply reply = {.kind = PB_STARTED, .pid = (int)pid};
             send_reply(socket, &reply, -1);
             return;
@@ -368,12 +397,6 @@ static void start_run(struct state *s, struct request *request)
     sys_close(socket);
 }
 
-static int make_signalfd(void)
-{
-    uint64_t child = 1u << (PB_SIGCHLD - 1);
-    return (int)SYS4(__NR_signalfd4, -1, &child, sizeof child, O_CLOEXEC | O_NONBLOCK);
-}
-
 static void serve(struct state *s);
 
 static _Noreturn void become_keeper(struct state *s, struct request *request)
@@ -383,10 +406,15 @@ static _Noreturn void become_keeper(struct state *s, struct request *request)
     sys_close(s->application);
     sys_close(s->run.socket);
     sys_close(s->signals);
+    sys_close(s->events);
+    sys_close(s->children);
     s->control = s->application = s->run.socket = -1;
-    s->signals = make_signalfd();
     s->is_pid1 = false;
     s->n_keepers = 0;
+    if (!open_senses(s) || !open_children(s)) {
+        send_failure(request->fds[0], NO_STEP, EMFILE);
+        sys_exit(1);
+    }
     start_run(s, request);
     for (uint32_t i = 1; i < request->n_fds; i++)
         sys_close(request->fds[i]);
@@ -404,7 +432,11 @@ static void request_run(struct state *s, struct request *request)
         request->fds[0] = request->fds[--request->n_fds]; /* the socket has an owner now */
         return;
     }
-    long pid = s->n_keepers == MAX_KEEPERS ? -EAGAIN : SYS5(__NR_clone, PB_SIGCHLD, 0, 0, 0, 0);
+    long pid = -EAGAIN;
+    if (s->children < 0)
+        pid = -ENOSYS; /* without a /proc there are no two runs at once: they could not be told apart */
+    else if (s->n_keepers < MAX_KEEPERS)
+        pid = SYS5(__NR_clone, PB_SIGCHLD, 0, 0, 0, 0);
     if (pid == 0)
         become_keeper(s, request);
     if (pid < 0)
@@ -464,10 +496,9 @@ static void request_setup(struct state *s, const struct request *request)
     int error = pb_decode(request->body, request->head.length, request->fds, request->n_fds, &plan, &reply.step);
     if (!error)
         error = pb_execute(&s->context, &plan, &reply.step);
-    if (!error && !s->is_pid1) {
+    if (!error && !open_children(s) && !s->is_pid1) {
         reply.step = NO_STEP;
-        if (kill_children(s) < 0)
-            error = ENOSYS; /* without a PID namespace the tree is found through /proc only */
+        error = ENOSYS; /* a tree that is not alone in its PID namespace is found through /proc only */
     }
     if (s->is_pid1 && s->context.host_proc >= 0) {
         sys_close(s->context.host_proc);
@@ -492,6 +523,7 @@ static void take_order(struct state *s)
     if (got != sizeof order || order.kind == PB_KILL) {
         /* A closed handle means the same as the order: nobody waits for this run any more. */
         run->ending = true;
+        ignore(s, run->socket); /* no order matters any more, and a closed socket would be ready for ever */
         if (run->program)
             sys_kill(run->program, PB_SIGKILL);
         settle(s);
@@ -514,32 +546,28 @@ static void take_request(struct state *s)
     close_all(&request);
 }
 
-/* Waits for one thing to happen, and sees to it. */
+/* Waits for one thing to happen, and sees to it.  What cannot be waited for any more ends the box. */
 static void serve(struct state *s)
 {
-    struct pollfd watched[] = {
-        {.fd = s->control, .events = POLLIN},
-        {.fd = s->application, .events = POLLIN},
-        {.fd = s->signals, .events = POLLIN},
-        {.fd = s->run.socket, .events = POLLIN},
-    };
-    if (s->run.socket >= 0 && s->run.ending)
-        watched[3].fd = -1; /* no order matters any more, and a closed socket would be ready for ever */
-    if (SYS5(__NR_ppoll, watched, 4, 0, 0, 0) < 0)
+    struct epoll_event event;
+    uint64_t none = ~0ull;
+    long n = SYS6(__NR_epoll_pwait, s->events, &event, 1, -1, &none, sizeof none);
+    if (n == -EINTR)
         return;
-    if (watched[1].revents)
+    int fd = n == 1 ? (int)event.data : -1;
+    if (fd < 0 || fd == s->application) {
         end_box(s);
-    if (watched[2].revents) {
+    } else if (fd == s->signals) {
         char drained[128 * 4];
         while (sys_read(s->signals, drained, sizeof drained) > 0)
             ;
         reap(s);
         settle(s);
-    }
-    if (watched[3].revents && s->run.socket >= 0)
+    } else if (fd == s->run.socket) {
         take_order(s);
-    if (watched[0].revents)
+    } else if (fd == s->control) {
         take_request(s);
+    }
 }
 
 static void default_signals(void)
@@ -569,7 +597,8 @@ _Noreturn void pb_init(void)
     s->is_pid1 = SYS0(__NR_getpid) == 1;
     pb_context_init(&s->context);
     s->context.host_proc = (int)sys_openat(AT_FDCWD, "/proc", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
-    if (SYS1(__NR_chdir, "/") < 0 || (s->signals = make_signalfd()) < 0)
+    s->children = -1;
+    if (SYS1(__NR_chdir, "/") < 0 || !open_senses(s) || !watch(s, s->control) || !watch(s, s->application))
         sys_exit(1);
     if (!s->is_pid1 && sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0) < 0)
         sys_exit(1);

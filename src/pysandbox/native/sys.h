@@ -19,7 +19,7 @@
 #include <linux/fcntl.h>
 #include <linux/mount.h>
 #include <linux/openat2.h>
-#include <linux/poll.h>
+#include <linux/eventpoll.h>
 #include <linux/prctl.h>
 #include <linux/resource.h>
 #include <linux/sched.h>

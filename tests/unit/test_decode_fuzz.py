@@ -84,6 +84,11 @@ def test_empty_arguments_are_valid(verb: Verb, args: tuple[Argument, ...]) -> No
     assert check(bytes(plan_of((verb, args))))[0] == 0
 
 
+@pytest.mark.parametrize("fault", [1, errno.EPERM, 4095])
+def test_a_fault_that_is_an_errno_is_valid(fault: int) -> None:
+    assert check(Plan((Step(Phase.ENTER, Verb.CHROOT, (), "x", fault),)).encoded)[0] == 0
+
+
 def test_an_empty_plan_is_valid() -> None:
     assert check(bytes(8))[0] == 0
 
@@ -163,8 +168,12 @@ def _reserved(plan: bytearray) -> None:
     struct.pack_into("=H", plan, HEAD + 2 * STEP + 2, 1)
 
 
-def _reserved2(plan: bytearray) -> None:
-    struct.pack_into("=I", plan, HEAD + 2 * STEP + 4, 1 << 31)
+def _fault_past_the_last_errno(plan: bytearray) -> None:
+    struct.pack_into("=I", plan, HEAD + 2 * STEP + 4, 4096)
+
+
+def _largest_fault(plan: bytearray) -> None:
+    struct.pack_into("=I", plan, HEAD + 2 * STEP + 4, 0xFFFFFFFF)
 
 
 _MALFORMATIONS = [
@@ -182,7 +191,8 @@ _MALFORMATIONS = [
     _unknown_verb,
     _largest_verb,
     _reserved,
-    _reserved2,
+    _fault_past_the_last_errno,
+    _largest_fault,
 ]
 
 
@@ -353,5 +363,5 @@ def test_a_mutated_real_plan_is_a_plan_or_refused(plan: bytes, nfds: int) -> Non
 def test_a_flipped_bit_in_a_reserved_field_is_refused_by_its_index(which: int, where: int, bit: int) -> None:
     plan = bytearray(real_plans()[which])
     step = where % int(struct.unpack_from("=Q", plan)[0])
-    plan[HEAD + STEP * step + 2 + where % 6] ^= 1 << bit
+    plan[HEAD + STEP * step + 2 + where % 2] ^= 1 << bit
     assert check(bytes(plan)) == (errno.EINVAL, step)

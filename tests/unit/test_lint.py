@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ROOT / "src"
 
 
 def _lint(needs: list[str], words: list[str]) -> None:
@@ -22,6 +24,7 @@ def _lint(needs: list[str], words: list[str]) -> None:
     done = subprocess.run(
         words,
         cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(SOURCES)},  # not the installed package
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

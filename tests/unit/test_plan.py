@@ -14,21 +14,22 @@ from pysandbox.plan import KINDS, Argument, Blueprint, CgroupRequest, Facts, IdR
 
 # --- native/steps.h, read by hand ----------------------------------------------------------------------------
 
-_STEP = struct.Struct("=HHIQQQQQQ")  # struct pb_step: verb, reserved, reserved2, arg[6]
+_STEP = struct.Struct("=HHIQQQQQQ")  # struct pb_step: verb, reserved, fault, arg[6]
 
 
-def decode(encoded: bytes) -> list[tuple[Verb, tuple[Argument, ...]]]:
-    """A plan's steps, from its bytes alone."""
+def decode(encoded: bytes) -> list[tuple[Verb, tuple[Argument, ...], int]]:
+    """A plan's steps (verb, arguments, fault), from its bytes alone."""
     (count,) = struct.unpack_from("=Q", encoded)
     data = encoded[8 + count * _STEP.size :]
     found = []
     for index in range(count):
-        number, reserved, reserved2, *numbers = _STEP.unpack_from(encoded, 8 + index * _STEP.size)
-        assert (reserved, reserved2) == (0, 0)
+        number, reserved, fault, *numbers = _STEP.unpack_from(encoded, 8 + index * _STEP.size)
+        assert reserved == 0
         verb = Verb(number)
         kinds = KINDS[verb]
         assert not any(numbers[len(kinds) :])
-        found.append((verb, tuple(_value(kind[0], at, data) for kind, at in zip(kinds, numbers, strict=False))))
+        values = tuple(_value(kind[0], at, data) for kind, at in zip(kinds, numbers, strict=False))
+        found.append((verb, values, fault))
     return found
 
 
@@ -62,18 +63,18 @@ _VALUES: dict[str, st.SearchStrategy[Any]] = {
 def steps(draw: st.DrawFn) -> Step:
     verb = draw(st.sampled_from(Verb))
     args = tuple(draw(_VALUES[kind[0]]) for kind in KINDS[verb])
-    return Step(draw(st.sampled_from(Phase)), verb, args, "test")
+    return Step(draw(st.sampled_from(Phase)), verb, args, "test", draw(st.sampled_from([0, 0, 1, 4095])))
 
 
 @given(made=st.lists(steps(), max_size=12))
 @settings(deadline=None, database=None)
 def test_an_encoded_plan_decodes_to_its_steps(made: list[Step]) -> None:
-    assert decode(Plan(tuple(made)).encoded) == [(step.verb, step.args) for step in made]
+    assert decode(Plan(tuple(made)).encoded) == [(step.verb, step.args, step.fault) for step in made]
 
 
 def test_the_default_box_plan_decodes_to_its_steps() -> None:
     plan = compose((), DEFAULT, False).box_plan
-    assert decode(plan.encoded) == [(step.verb, step.args) for step in plan]
+    assert decode(plan.encoded) == [(step.verb, step.args, 0) for step in plan]
 
 
 def test_an_empty_plan_is_a_count_of_zero() -> None:
@@ -86,13 +87,13 @@ def test_a_step_takes_56_bytes() -> None:
 
 def test_a_negative_number_is_encoded_as_its_two_s_complement() -> None:
     encoded = Plan((Step(Phase.LIMITS, Verb.SETRLIMIT, (1, -1, -1), "x"),)).encoded
-    assert decode(encoded) == [(Verb.SETRLIMIT, (1, (1 << 64) - 1, (1 << 64) - 1))]
+    assert decode(encoded) == [(Verb.SETRLIMIT, (1, (1 << 64) - 1, (1 << 64) - 1), 0)]
 
 
 def test_an_empty_string_still_has_its_nul() -> None:
     encoded = Plan((Step(Phase.SYSTEM, Verb.TIME_OFFSETS, ("",), "x"),)).encoded
     assert encoded.endswith(b"\0")
-    assert decode(encoded) == [(Verb.TIME_OFFSETS, ("",))]
+    assert decode(encoded) == [(Verb.TIME_OFFSETS, ("",), 0)]
 
 
 def test_names_that_are_no_utf_8_are_carried_as_their_bytes() -> None:
@@ -100,9 +101,20 @@ def test_names_that_are_no_utf_8_are_carried_as_their_bytes() -> None:
     assert encoded.endswith(b"/\xff\0")
 
 
-def test_too_few_arguments_are_no_step_that_can_be_encoded() -> None:
+@pytest.mark.parametrize(
+    ("verb", "args"),
+    [
+        (Verb.SETRLIMIT, (1, 2)),
+        (Verb.SETRLIMIT, (1, 2, 3, 4)),
+        (Verb.SETRLIMIT, ()),
+        (Verb.CAPBSET, ()),
+        (Verb.SYSCTL, ("a",)),
+        (Verb.SYSCTL, ("a", "b", "c")),
+    ],
+)
+def test_a_wrong_number_of_arguments_is_no_step_that_can_be_encoded(verb: Verb, args: tuple[Argument, ...]) -> None:
     with pytest.raises(ValueError):
-        Plan((Step(Phase.LIMITS, Verb.SETRLIMIT, (1, 2), "x"),)).encoded  # noqa: B018
+        Plan((Step(Phase.LIMITS, verb, args, "x"),)).encoded  # noqa: B018
 
 
 # --- order ---------------------------------------------------------------------------------------------------
@@ -129,8 +141,12 @@ def test_phases_are_in_the_order_of_the_design() -> None:
     assert order == sorted(order)
 
 
-def test_exec_is_last_and_seccomp_only_before_closing() -> None:
-    assert list(Phase)[-3:] == [Phase.SECCOMP, Phase.CLOSE, Phase.EXEC]
+def test_nothing_comes_after_seccomp_but_exec() -> None:
+    assert sorted(Phase)[-2:] == [Phase.SECCOMP, Phase.EXEC]
+
+
+def test_a_step_fails_for_tests_only() -> None:
+    assert {step.fault for step in compose((), DEFAULT, False).box_plan} == {0}
 
 
 @given(phases=st.lists(st.sampled_from([phase for phase in Phase if phase < Phase.CGROUP]), max_size=20))

@@ -65,8 +65,21 @@ def check_given(given: Iterable[object]) -> None:
         seen.add(type(layer))
 
 
+def check_base(base: object) -> Base:
+    """A base as it may be given: nothing, the default, or layers of different types."""
+    if base is None or isinstance(base, (_Default, tuple)):
+        layers = base if isinstance(base, tuple) else ()
+    elif isinstance(base, Iterable) and not isinstance(base, (str, bytes)):
+        layers = base = tuple(base)
+    else:
+        raise ConfigError(f"base must be None or a sequence of layers, not {base!r}")
+    check_given(layers)
+    return base
+
+
 def compose(given: tuple[object, ...], base: Base, degrade: bool) -> Blueprint:
     """Make the blueprint of a box.  Looks at the host; changes nothing."""
+    base = check_base(base)
     check_given(given)
     layers = tuple(sorted(merge(given, base).values(), key=lambda layer: layer.name))
     asked = not any(layer is DEFAULT_LIMITS for layer in layers)  # an equal layer of the caller's is asked for

@@ -68,7 +68,7 @@ class ConfigError(SandboxError, ValueError):
         self.layers = layers
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.args, {"layers": self.layers})
+        return (_rebuild, (type(self), self.args, {"layers": self.layers}), self.__dict__)
 
 
 class UnsupportedError(SandboxError):
@@ -96,7 +96,7 @@ class UnsupportedError(SandboxError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         keywords = {"need": self.need, "have": self.have, "remedy": self.remedy}
-        return _rebuild, (type(self), (self.feature,), keywords)
+        return (_rebuild, (type(self), (self.feature,), keywords), self.__dict__)
 
 
 class SetupError(SandboxError, OSError):
@@ -129,7 +129,7 @@ class SetupError(SandboxError, OSError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         keywords = {"layer": self.layer, "step": self.step, "arguments": self.arguments, "hint": self.hint}
-        return _rebuild, (type(self), (self.errno,), keywords)
+        return (_rebuild, (type(self), (self.errno,), keywords), self.__dict__)
 
 
 class ExecError(SetupError):
@@ -155,14 +155,14 @@ class ProcessError(SandboxError, subprocess.CalledProcessError):
         return f"command {self.cmd!r}: {self.result.verdict.name}, returncode {self.returncode}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), (self.result,), {})
+        return (_rebuild, (type(self), (self.result,), {}), self.__dict__)
 
 
 class SandboxTimeout(SandboxError, subprocess.TimeoutExpired):
     """`Popen.wait` or `Popen.communicate` waited for `timeout` seconds; the program goes on running."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), (self.cmd, self.timeout, self.output, self.stderr), {})
+        return (_rebuild, (type(self), (self.cmd, self.timeout, self.output, self.stderr), {}), self.__dict__)
 
 
 class CallError(SandboxError):
@@ -177,7 +177,7 @@ class WorkerDied(CallError):
         self.result = result
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), (self.result,), {})
+        return (_rebuild, (type(self), (self.result,), {}), self.__dict__)
 
 
 class RemoteError(CallError):

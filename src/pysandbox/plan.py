@@ -140,7 +140,7 @@ _STEP = struct.Struct("=HHI6Q")
 _ALL_BITS = 0xFFFFFFFFFFFFFFFF
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Step:
     """One verb with its arguments, the phase it belongs to and the layer that asked for it."""
 
@@ -177,12 +177,16 @@ class Step:
         """The step encoded, or None if it has strings, which are kept apart (see `Plan.encoded`)."""
         if not all(isinstance(value, int) for value in self.args):
             return None
+        if len(self.args) != len(KINDS[self.verb]):
+            raise ValueError(f"{self.name} takes {len(KINDS[self.verb])} arguments, not {len(self.args)}")
         numbers = [int(value) & _ALL_BITS for value in self.args if isinstance(value, int)]
         return _STEP.pack(self.verb, 0, self.fault, *numbers, *[0] * (6 - len(numbers)))
 
     def __str__(self) -> str:
         called = ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
         return f"{self.name}({called})"
+
+    __repr__ = __str__  # the dataclass's would show the environment
 
 
 @dataclass(frozen=True)

@@ -108,12 +108,16 @@ class Popen(Generic[AnyStr]):
 
     def _limit(self, command: Command, steps: list[Step], fds: list[int]) -> Bounds:
         """Make the run's cgroup, or put the watch in its place where that is allowed."""
-        bounds = command.bounds
+        bounds = replace(
+            command.bounds,
+            rlimit_cpu=self._rlimit(resource.RLIMIT_CPU),
+            rlimit_fsize=self._rlimit(resource.RLIMIT_FSIZE),
+        )
         request = command.limits if command.limits is not None else self._box.blueprint.cgroup
-        if bounds.cpu is not None and not self._limits_cpu_by_rlimit():
+        if bounds.cpu is not None and bounds.rlimit_cpu is None:
             # A net below the watch: whole seconds, of each process.
-            whole = math.ceil(bounds.cpu) + 1
-            args = (resource.RLIMIT_CPU, whole, whole + 1)
+            bounds = replace(bounds, rlimit_cpu=math.ceil(bounds.cpu) + 1)
+            args = (resource.RLIMIT_CPU, bounds.rlimit_cpu or 0, (bounds.rlimit_cpu or 0) + 1)
             steps.append(Step(Phase.LIMITS, Verb.SETRLIMIT, args, "cpu_time"))
         if request is None:
             return bounds
@@ -139,9 +143,12 @@ class Popen(Generic[AnyStr]):
         self._enforcement["CgroupLimits"] = Enforcement(Level.FULL, group.kind)
         return bounds
 
-    def _limits_cpu_by_rlimit(self) -> bool:
-        steps = self._box.blueprint.run_steps
-        return any(step.verb is Verb.SETRLIMIT and step.args[0] == resource.RLIMIT_CPU for step in steps)
+    def _rlimit(self, kind: int) -> int | None:
+        """The soft limit that the layers set of this kind, if any."""
+        for step in self._box.blueprint.run_steps:
+            if step.verb is Verb.SETRLIMIT and step.args[0] == kind:
+                return int(str(step.args[1]))
+        return None
 
     def _watch_instead(self, request: CgroupRequest, bounds: Bounds, steps: list[Step], why: str) -> Bounds:
         kept = []
@@ -349,8 +356,7 @@ class Popen(Generic[AnyStr]):
             self._run.close()
             self._run = None
         self._remove_leaf()
-        by_rlimit = supervisor.bounds.cpu is not None or self._limits_cpu_by_rlimit()
-        verdict, hit, evidence = supervisor.verdict(readings, by_rlimit)
+        verdict, hit, evidence = supervisor.verdict(readings)
         usage = supervisor.usage(readings, self._setup_time, evidence)
         stdout, stderr = self._output("stdout"), self._output("stderr")
         self._result = Result(

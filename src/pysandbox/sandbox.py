@@ -15,7 +15,7 @@ from typing_extensions import Self, Unpack
 from . import units
 from .box import Box
 from .command import Command, check_command
-from .compose import DEFAULT, Base, check_given, compose
+from .compose import DEFAULT, Base, check_base, check_given, compose
 from .errors import ConfigError, SandboxError
 from .layers import CgroupLimits
 from .plan import Blueprint, CgroupRequest
@@ -66,7 +66,7 @@ class Sandbox:
 
     def __init__(self, *layers: object, base: Base = DEFAULT, degrade: bool = False) -> None:
         self._given = layers
-        self._base = base if base is None or base is DEFAULT else tuple(base)  # type: ignore[arg-type]
+        self._base = check_base(base)
         self._degrade = units.flag(degrade, "degrade")
         self._box: Box | None = None
         self._live: set[Popen[Any]] = set()

@@ -15,6 +15,7 @@ from .cgroups import Readings
 from .result import Usage, Verdict
 
 _CPUS = os.cpu_count() or 1
+_TICK = 0.02  # the kernel checks RLIMIT_CPU at its timer ticks only
 _SHORTEST_LOOK = 0.001  # seconds between two readings of a CPU counter
 
 
@@ -36,6 +37,8 @@ class Bounds:
     truncate: bool = False
     memory: int | None = None  #: watched, where no cgroup limits it
     look_interval: float = 0.02  #: between two looks at a tree that no cgroup counts
+    rlimit_cpu: int | None = None  #: seconds of each process, at which the kernel sends SIGXCPU
+    rlimit_fsize: int | None = None  #: bytes of each file, at which the kernel sends SIGXFSZ
 
 
 @dataclass(frozen=True)
@@ -126,14 +129,16 @@ class Supervisor:
         if bounds.wall is not None and now >= self.started + bounds.wall:
             passed = now - self.started
             return self.stop(now, Verdict.WALL_TIME_EXCEEDED, f"{passed:.4f} s passed, limit {bounds.wall} s")
-        if cpu is not None or memory is not None:
+        if self.wants_counters(now):
             self._next_cpu_look = now + self._pause(cpu)
         return None
 
     def _pause(self, cpu: float | None) -> float:
         """How long no bound can be crossed: with all CPUs busy, the rest of the CPU time lasts at least this long."""
         pause = 3600.0
-        if self.bounds.cpu is not None and cpu is not None:
+        if self.bounds.cpu is not None and cpu is None:
+            pause = self.bounds.look_interval  # the counter could not be read; it may be the next time
+        elif self.bounds.cpu is not None and cpu is not None:
             pause = max(_SHORTEST_LOOK, (self.bounds.cpu - cpu) / _CPUS)
         if not self.counted:
             pause = max(pause, self.bounds.look_interval)
@@ -160,6 +165,8 @@ class Supervisor:
         if self.ending is not None:
             return None
         self.note(now, verdict, detail)
+        if self._stopping and not at_once:
+            return None  # the order was given, and the grace period does not begin anew
         self._stopping = True
         if self.bounds.grace > 0 and not at_once:
             self._kill_at = now + self.bounds.grace
@@ -186,9 +193,7 @@ class Supervisor:
         assert self.ending is not None
         return os.waitstatus_to_exitcode(self.ending.status)
 
-    def verdict(
-        self, readings: Readings, limited_cpu_by_rlimit: bool
-    ) -> tuple[Verdict, frozenset[str], dict[str, object]]:
+    def verdict(self, readings: Readings) -> tuple[Verdict, frozenset[str], dict[str, object]]:
         """The verdict, the limits that were hit, and the evidence for both."""
         assert self.ending is not None
         returncode = self.returncode
@@ -206,9 +211,11 @@ class Supervisor:
             evidence["left_behind"] = f"{self.ending.killed} processes outlived the program and were killed"
         cpu = self.cpu_time(readings)
         over_cpu = self.bounds.cpu is not None and cpu is not None and cpu >= self.bounds.cpu
+        if returncode == -signal.SIGXCPU and self.bounds.rlimit_cpu is not None and cpu is not None:
+            over_cpu |= cpu >= self.bounds.rlimit_cpu - _TICK  # else the program sent it to itself
         if over_cpu:
             hit.add("cpu_time")
-        verdict = self._cause(readings, returncode, over_cpu, limited_cpu_by_rlimit, evidence)
+        verdict = self._cause(readings, returncode, over_cpu, evidence)
         named = {
             Verdict.CPU_TIME_EXCEEDED: "cpu_time",
             Verdict.WALL_TIME_EXCEEDED: "wall_time",
@@ -216,12 +223,10 @@ class Supervisor:
             Verdict.OUTPUT_EXCEEDED: "output",
         }
         if verdict in named:
-            hit.add("file_size" if returncode == -signal.SIGXFSZ and not self.truncated else named[verdict])
+            hit.add("file_size" if "file_size" in evidence else named[verdict])
         return verdict, frozenset(hit), evidence
 
-    def _cause(
-        self, readings: Readings, returncode: int, over_cpu: bool, by_rlimit: bool, evidence: dict[str, object]
-    ) -> Verdict:
+    def _cause(self, readings: Readings, returncode: int, over_cpu: bool, evidence: dict[str, object]) -> Verdict:
         assert self.ending is not None
         if self.ledger is not None:  # what we did ourselves is certain, and comes first
             evidence["ledger"] = f"{self.ledger.verdict.name} at {self.ledger.at:.4f} s: {self.ledger.detail}"
@@ -231,14 +236,16 @@ class Supervisor:
             return Verdict.SIGNALED
         if readings.oom_kills:  # the kernel counted it
             return Verdict.MEMORY_EXCEEDED
-        if over_cpu or (returncode == -signal.SIGXCPU and by_rlimit):
-            evidence["cpu_time_limit"] = f"{self.bounds.cpu} s" if over_cpu else "SIGXCPU from RLIMIT_CPU"
+        if over_cpu:
+            by_rlimit = returncode == -signal.SIGXCPU
+            limit = f"SIGXCPU, RLIMIT_CPU {self.bounds.rlimit_cpu} s" if by_rlimit else f"{self.bounds.cpu} s"
+            evidence["cpu_time_limit"] = limit
             return Verdict.CPU_TIME_EXCEEDED
         if self.truncated and not self.bounds.truncate:
             evidence["output"] = f"more than {self.bounds.output} bytes"
             return Verdict.OUTPUT_EXCEEDED
-        if returncode == -signal.SIGXFSZ:
-            evidence["file_size"] = "SIGXFSZ from RLIMIT_FSIZE"
+        if returncode == -signal.SIGXFSZ and self.bounds.rlimit_fsize is not None:
+            evidence["file_size"] = f"SIGXFSZ, RLIMIT_FSIZE {self.bounds.rlimit_fsize} bytes"
             return Verdict.OUTPUT_EXCEEDED
         if returncode < 0:
             evidence["signal"] = f"wait status {self.ending.status:#x}; sent by no limit and not by us"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from .errors import ConfigError
@@ -14,7 +14,13 @@ StrPath = str | os.PathLike[str]
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?\s*", re.IGNORECASE)
+_LONGEST = 10**9  # seconds, thirty years
 _LARGEST = 1 << 62  # what the kernel's signed counters hold
+
+
+def _shown(value: float) -> str:
+    """A number for a message; Python refuses to print an int of thousands of digits."""
+    return repr(value) if abs(value) < 10**100 or value != value else "a number beyond all bounds"
 
 
 def size(value: object, what: str, *, least: int = 1) -> int:
@@ -25,12 +31,12 @@ def size(value: object, what: str, *, least: int = 1) -> int:
         match = _SIZE.fullmatch(value)
         if match is None:
             raise ConfigError(f"{what}: {value!r} is no size; write bytes, or a number with K, M, G or T")
-        exact = float(match[1]) * _UNITS[match[2].lower()]
-        if not exact.is_integer():
+        exact = Fraction(match[1]) * _UNITS[match[2].lower()]
+        if exact.denominator != 1:
             raise ConfigError(f"{what}: {value!r} is not a whole number of bytes")
-        value = int(exact)
+        value = exact.numerator
     if not least <= value <= _LARGEST:
-        raise ConfigError(f"{what} must be {least} bytes or more (and below 4 EiB), not {value}")
+        raise ConfigError(f"{what} must be {least} bytes or more (and below 4 EiB), not {_shown(value)}")
     return value
 
 
@@ -38,10 +44,10 @@ def seconds(value: object, what: str, *, zero: bool = False) -> float:
     """A finite number of seconds above zero (or from zero, with `zero`)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigError(f"{what} must be a number of seconds, not {type(value).__name__}: {value!r}")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero) or value > 1e9:
-        raise ConfigError(
-            f"{what} must be {'zero or ' if zero else ''}a positive, finite number of seconds, not {value}"
-        )
+    in_range = value >= 0 if zero else value > 0  # false for NaN too
+    if not in_range or value > _LONGEST:
+        least = "zero or a" if zero else "a"
+        raise ConfigError(f"{what} must be {least} positive number of seconds, {_LONGEST} at most, not {_shown(value)}")
     return float(value)
 
 
@@ -50,7 +56,7 @@ def count(value: object, what: str, *, least: int, most: int = 1 << 31) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigError(f"{what} must be an int, not {type(value).__name__}: {value!r}")
     if not least <= value <= most:
-        raise ConfigError(f"{what} must be from {least} to {most}, not {value}")
+        raise ConfigError(f"{what} must be from {least} to {most}, not {_shown(value)}")
     return value
 
 
@@ -139,3 +145,12 @@ def variables(value: object, what: str = "env") -> tuple[tuple[str, str], ...]:
             content = os.fspath(content)
         result[name] = text(content, f"{what}[{name!r}]")
     return tuple(sorted(result.items()))
+
+
+def names(value: object, what: str) -> tuple[Any, ...]:
+    """A sequence as a tuple; one string alone counts as a sequence of one."""
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, bytes) or not isinstance(value, Iterable):
+        raise ConfigError(f"{what} must be a sequence, not {value!r}")
+    return tuple(value)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,9 +14,6 @@ if TYPE_CHECKING:
 
 #: the layers entered around the current code, outermost first; per thread and per task
 ambient: ContextVar[tuple[Layer, ...]] = ContextVar("pysandbox_layers", default=())
-
-#: tokens of the blocks being left, innermost last; a frozen layer can be entered many times, so it holds none
-_tokens: ContextVar[tuple[Token[tuple[Layer, ...]], ...]] = ContextVar("pysandbox_tokens", default=())
 
 
 @dataclass(frozen=True)
@@ -57,8 +53,7 @@ class Layer:
         raise NotImplementedError
 
     def __enter__(self) -> Self:
-        token = ambient.set((*ambient.get(), self))
-        _tokens.set((*_tokens.get(), token))
+        ambient.set((*ambient.get(), self))
         return self
 
     def __exit__(
@@ -67,10 +62,10 @@ class Layer:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        *outer, token = _tokens.get()
-        _tokens.set(tuple(outer))
-        try:
-            ambient.reset(token)
-        except ValueError:  # the block is left in another context than it was entered in (a generator's)
-            with contextlib.suppress(ValueError):
-                ambient.set(ambient.get()[:-1])
+        # The innermost entry that is this very layer, wherever it stands: blocks of generators need not end in the
+        # order in which they began, nor in the context in which they did.
+        entered = ambient.get()
+        for index in reversed(range(len(entered))):
+            if entered[index] is self:
+                ambient.set(entered[:index] + entered[index + 1 :])
+                break

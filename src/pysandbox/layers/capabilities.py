@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .. import units
 from ..errors import ConfigError
 from ..plan import Blueprint, Phase, Verb
 from ..result import Enforcement, Level
@@ -63,10 +65,10 @@ class Capabilities(Layer):
     a user namespace they count for the box's own namespaces only.  See capabilities(7).
     """
 
-    keep: tuple[str, ...] = ()
+    keep: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        given = (self.keep,) if isinstance(self.keep, str) else tuple(self.keep)
+        given = units.names(self.keep, "Capabilities(keep=)")
         names = []
         for name in given:
             plain = name.lower().removeprefix("cap_") if isinstance(name, str) else name

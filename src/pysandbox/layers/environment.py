@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,12 +32,12 @@ class Environment(Layer):
     `run(env=...)` replaces all of it, as in `subprocess`.
     """
 
-    allow: tuple[str, ...] = ()
+    allow: Sequence[str] = ()
     set: Any = field(default=())
     clean: bool = True
 
     def __post_init__(self) -> None:
-        names = (self.allow,) if isinstance(self.allow, str) else tuple(self.allow)
+        names = units.names(self.allow, "Environment(allow=)")
         object.__setattr__(self, "allow", tuple(units.text(name, "a name of Environment(allow=)") for name in names))
         object.__setattr__(self, "set", units.variables(self.set, "Environment(set=)"))
         units.flag(self.clean, "Environment(clean=)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,11 +125,11 @@ class ChrootJail(Layer):
 
     root: units.StrPath | None = field(default=None, kw_only=False)
     writable: bool = False
-    binds: tuple[Bind, ...] = ()
-    tmpfs: tuple[Tmpfs, ...] = ()
+    binds: Sequence[Bind] = ()
+    tmpfs: Sequence[Tmpfs] = ()
     files: Any = ()
     symlinks: Any = ()
-    hide: tuple[str, ...] = ()
+    hide: Sequence[str] = ()
     workdir: str = "/box"
     size: int | str = "256M"
     inodes: int = 65536
@@ -145,21 +145,17 @@ class ChrootJail(Layer):
         put(self, "binds", _tuple_of(self.binds, Bind, "binds"))
         put(self, "tmpfs", _tuple_of(self.tmpfs, Tmpfs, "tmpfs"))
         files = {}
-        for path, content in _pairs(self.files, "files"):
+        for path, content in _by_path(self.files, "files"):
             if not isinstance(content, (bytes, str)):
                 raise ConfigError(f"ChrootJail(files=): content must be bytes or str: {content!r}")
-            files[units.inside_path(path, "a path of files")] = (
-                content.encode() if isinstance(content, str) else content
-            )
+            files[path] = content.encode() if isinstance(content, str) else content
         put(self, "files", tuple(sorted(files.items())))
-        links = {
-            units.inside_path(path, "a path of symlinks"): units.path(to, "a symlink's text")
-            for path, to in _pairs(self.symlinks, "symlinks")
-        }
+        links = {path: units.path(to, "a symlink's text") for path, to in _by_path(self.symlinks, "symlinks")}
         put(self, "symlinks", tuple(sorted(links.items())))
         if isinstance(self.hide, str):
             raise ConfigError("ChrootJail(hide=) must be a sequence of paths, not one")
-        put(self, "hide", tuple(units.inside_path(path, "a path of hide") for path in self.hide))
+        hidden = units.names(self.hide, "ChrootJail(hide=)")
+        put(self, "hide", tuple(units.inside_path(path, "a path of hide") for path in hidden))
         put(self, "workdir", units.inside_path(self.workdir, "ChrootJail(workdir=)"))
         put(self, "size", units.size(self.size, "ChrootJail(size=)", least=4096))
         units.count(self.inodes, "ChrootJail(inodes=)", least=2)
@@ -359,9 +355,15 @@ def _tuple_of(value: object, kind: type[Any], what: str) -> tuple[Any, ...]:
     return items
 
 
-def _pairs(value: object, what: str) -> Iterable[tuple[Any, Any]]:
+def _by_path(value: object, what: str) -> list[tuple[str, Any]]:
+    """A mapping from paths inside as pairs, its paths normalised; two spellings of one path contradict each other."""
     if isinstance(value, Mapping):
-        return list(value.items())
-    if isinstance(value, tuple) and all(isinstance(item, tuple) and len(item) == 2 for item in value):
-        return list(value)
-    raise ConfigError(f"ChrootJail({what}=) must be a mapping from paths inside: {value!r}")
+        pairs = list(value.items())
+    elif isinstance(value, tuple) and all(isinstance(item, tuple) and len(item) == 2 for item in value):
+        pairs = list(value)
+    else:
+        raise ConfigError(f"ChrootJail({what}=) must be a mapping from paths inside: {value!r}")
+    normal = [(units.inside_path(path, f"a path of {what}"), content) for path, content in pairs]
+    if len({path for path, _ in normal}) < len(normal):
+        raise ConfigError(f"ChrootJail({what}=): two entries for one path", layers=("ChrootJail", "ChrootJail"))
+    return normal

@@ -136,6 +136,6 @@ class Namespaces(Layer):
         lines = []
         for clock, offset in (("monotonic", self.monotonic_offset), ("boottime", self.boottime_offset)):
             if offset:
-                whole = int(offset // 1)
-                lines.append(f"{clock} {whole} {round((offset - whole) * 1e9)}\n")
+                whole, nanoseconds = divmod(round(offset * 10**9), 10**9)
+                lines.append(f"{clock} {whole} {nanoseconds}\n")
         return "".join(lines)

@@ -18,11 +18,11 @@ _LEAST = {"nofile": 4, "stack": 65536, "as_": 1 << 20, "data": 1 << 16, "cpu": 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rlimits(Layer):
-    """Limit each process of a run on its own, soft and hard alike, just before exec (getrlimit(2)).
+    """Limit each process of a run on its own, soft and hard alike (`cpu`: one second apart), just before exec.
 
     The names are the kernel's in lower case (`as_` for RLIMIT_AS, as `as` is a keyword); sizes are bytes or strings
     like "16M", `cpu` whole seconds.  None leaves the caller's.  For a run as a whole use `CgroupLimits`.
-    Raising a limit above the caller's hard limit is a `SetupError` (EPERM).
+    See getrlimit(2).  Raising a limit above the caller's hard limit is a `SetupError` (EPERM).
     """
 
     as_: int | str | None = None
@@ -67,6 +67,8 @@ class Rlimits(Layer):
                 value = (
                     1  # 0 would still start a core_pattern pipe; at 1 the kernel refuses it (core(5), kernel 2.6.31)
                 )
-            blueprint.add(self.name, Phase.LIMITS, Verb.SETRLIMIT, number, value, value)
+            # At the hard limit of CPU time the kernel sends SIGKILL, at the soft one SIGXCPU, which tells its cause.
+            hard = value + 1 if name == "cpu" else value
+            blueprint.add(self.name, Phase.LIMITS, Verb.SETRLIMIT, number, value, hard)
             set_here.append(name)
         blueprint.enforcement[self.name] = Enforcement(Level.FULL, f"setrlimit: {', '.join(set_here) or 'nothing'}")

@@ -3,7 +3,8 @@
     python benchmarks/latency.py [--rounds 200] [--resident GIB]
 
 Every round runs each contestant once, in a new random order, so that a machine whose speed drifts slows all alike.
-Quote the ratios; the milliseconds are this machine's.  bubblewrap (`apt-get install bubblewrap`) is left out when absent.
+Quote the ratios; the milliseconds are this machine's.  bubblewrap (`apt-get install
+bubblewrap`) is left out when absent.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ PROGRAM = "/bin/true"
 PAGE = 4096
 
 #: the same isolation as the default box has, as far as bubblewrap offers it
-BUBBLEWRAP = (
-    "bwrap --unshare-all --ro-bind /usr /usr --symlink usr/lib /lib --symlink usr/lib64 /lib64 --symlink usr/bin /bin "
-    "--symlink usr/sbin /sbin --proc /proc --dev /dev --tmpfs /tmp --tmpfs /box --chdir /box --cap-drop ALL "
-    "--new-session --die-with-parent --clearenv"
-).split()
+BUBBLEWRAP = [
+    *("bwrap", "--unshare-all", "--new-session", "--die-with-parent", "--clearenv", "--cap-drop", "ALL"),
+    *("--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin", "--symlink", "usr/sbin", "/sbin"),
+    *("--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64"),
+    *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/box", "--chdir", "/box"),
+]
 
 
 def spawn(path: str, words: list[str]) -> None:

@@ -103,6 +103,10 @@ class StartedRun:
         self.socket.close()
 
 
+#: how many boxes this process has made; for tests, which look for what is left behind
+boxes_made = 0
+
+
 class Box:
     """A living box: init and everything in it."""
 
@@ -116,6 +120,8 @@ class Box:
         self.pid = -1
         self.pidfd = -1
         self.exit_status: int | None = None  # init's, or its signal, once it has ended
+        global boxes_made
+        boxes_made += 1
         self._ready = False
         try:
             with descriptors.reserved():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import secrets
 from collections.abc import Iterable
 
 from . import features
@@ -72,7 +73,7 @@ def check_base(base: object) -> Base:
     elif isinstance(base, Iterable) and not isinstance(base, (str, bytes)):
         layers = base = tuple(base)
     else:
-        raise ConfigError(f"base must be None or a sequence of layers, not {base!r}")
+        raise ConfigError(f"base must be None or a sequence of layers; not a layer: {base!r}")
     check_given(layers)
     return base
 
@@ -83,7 +84,7 @@ def compose(given: tuple[object, ...], base: Base, degrade: bool) -> Blueprint:
     check_given(given)
     layers = tuple(sorted(merge(given, base).values(), key=lambda layer: layer.name))
     asked = not any(layer is DEFAULT_LIMITS for layer in layers)  # an equal layer of the caller's is asked for
-    if any(layer.looks_at_host for layer in layers):
+    if any(layer.looks_at_host for layer in layers) or _draws_ids(layers):
         return _compose(layers, degrade, asked)
     # All else that a blueprint depends on: who is asking, and from where.
     return _compose_cached(layers, degrade, asked, os.getpid(), os.geteuid(), os.getegid(), _working_directory())
@@ -94,6 +95,12 @@ def _working_directory() -> str:
         return os.getcwd()
     except OSError:  # it has been removed
         return "/"
+
+
+def _draws_ids(layers: tuple[Layer, ...]) -> bool:
+    """Whether the payload's host ids are drawn for each box: a root caller's, without a user namespace to map them."""
+    own = [layer for layer in layers if isinstance(layer, Namespaces)]
+    return bool(own) and not own[0].user and features.is_privileged()
 
 
 @functools.lru_cache(maxsize=64)
@@ -155,7 +162,7 @@ def _facts(namespaces: frozenset[str], choices: dict[str, object], privileged: b
     uid, gid = int(str(choices.get("uid", os.geteuid()))), int(str(choices.get("gid", os.getegid())))
     if privileged and "user" not in namespaces and "uid" in choices:
         # Without a user namespace inside and outside ids are the same; the payload's is still nobody's.
-        uid = gid = features.free_host_ids(os.getpid()) + 1
+        uid = gid = features.free_host_ids(features.PIDS + secrets.randbelow(1 << 26)) + 1
     subordinate = bool(choices.get("subordinate"))
     if subordinate and privileged:
         raise ConfigError("Namespaces(subordinate=True) is for ordinary users; root's box maps any ids (host_id=)")
@@ -171,6 +178,7 @@ def _facts(namespaces: frozenset[str], choices: dict[str, object], privileged: b
         has_root=bool(choices.get("has_root")),
         workdir=str(choices.get("workdir") or _working_directory()),
         init_uid=0 if two_ids or root_without else uid,
+        init_gid=0 if two_ids or root_without else gid,
         degrade=degrade,
     )
 

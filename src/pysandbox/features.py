@@ -163,7 +163,7 @@ def hint(step: str, error: int, arguments: Mapping[str, object]) -> str:
 #: ids that no distribution, no container tool and no default of useradd(8) hands out (systemd's "UIDs and GIDs" page
 #: calls 1879048192 to 2147352575 unused)
 _FIRST_FREE_ID = 1879048192
-_PIDS = 1 << 22  # the kernel's highest pid_max
+PIDS = 1 << 22  # the kernel's highest pid_max
 
 
 @functools.lru_cache(maxsize=1)
@@ -193,7 +193,7 @@ def free_host_ids(pid: int) -> int:
             have=f"ids {lowest} to {highest}",
             remedy="run as an ordinary user, or in a user namespace with more ids",
         )
-    start = _FIRST_FREE_ID if highest >= _FIRST_FREE_ID + 2 * _PIDS else max(lowest, highest - 2 * _PIDS, 1)
+    start = _FIRST_FREE_ID if highest >= _FIRST_FREE_ID + 2 * PIDS else max(lowest, highest - 2 * PIDS, 1)
     spread = (highest - start - 1) // 2
     for attempt in range(64):
         first = start + 2 * ((pid + attempt * 65537) % spread)

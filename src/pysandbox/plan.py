@@ -36,6 +36,7 @@ class Phase(enum.IntEnum):
     PRIVILEGES = 80  # of init itself
     # in the child of init that becomes the program, once per run
     CGROUP = 110  # first, so that all that follows is counted
+    CGROUP_NAMESPACE = 115  # of which the leaf is the top, once we are in it
     SESSION = 120
     CLOSE = 125  # everything is to close on exec; what FILES then puts in place does not
     FILES = 130  # stdio and passed descriptors, while the numbers are ours to give
@@ -55,9 +56,9 @@ class Verb(enum.IntEnum):
 
     MOUNT_PRIVATE = 0
     OPEN_TREE = 1
-    INIT_IDS = 2
-    NEW_ROOT = 3
-    MKDIR = 4
+    SESSION_KEYRING = 2
+    INIT_IDS = 3
+    NEW_ROOT = 4
     SYMLINK = 5
     WRITE_FILE = 6
     ATTACH_TREE = 7
@@ -75,18 +76,19 @@ class Verb(enum.IntEnum):
     CAPBSET = 19
     NOT_DUMPABLE = 20
     CGROUP_ATTACH = 21
-    SETRLIMIT = 22
-    NEW_SESSION = 23
-    UMASK = 24
-    CHDIR = 25
-    STDIO = 26
-    SETGROUPS = 27
-    SETRESGID = 28
-    SETRESUID = 29
-    CAPSET = 30
-    NO_NEW_PRIVS = 31
-    CLOSE_FDS = 32
-    EXEC = 33
+    UNSHARE_CGROUP = 22
+    SETRLIMIT = 23
+    NEW_SESSION = 24
+    UMASK = 25
+    CHDIR = 26
+    STDIO = 27
+    SETGROUPS = 28
+    SETRESGID = 29
+    SETRESUID = 30
+    CAPSET = 31
+    NO_NEW_PRIVS = 32
+    CLOSE_FDS = 33
+    EXEC = 34
 
 
 #: s string, b bytes, l list of strings, f descriptor (index into those sent along), u number
@@ -95,9 +97,9 @@ KINDS: dict[Verb, tuple[str, ...]] = {
     for verb, line in {
         Verb.MOUNT_PRIVATE: "",
         Verb.OPEN_TREE: "u:slot s:source u:flags u:device",
+        Verb.SESSION_KEYRING: "",
         Verb.INIT_IDS: "u:uid u:gid",
         Verb.NEW_ROOT: "u:size u:inodes",
-        Verb.MKDIR: "s:path u:mode u:uid u:gid",
         Verb.SYMLINK: "s:target s:path",
         Verb.WRITE_FILE: "s:path b:content u:mode",
         Verb.ATTACH_TREE: "u:slot s:target u:attributes",
@@ -115,6 +117,7 @@ KINDS: dict[Verb, tuple[str, ...]] = {
         Verb.CAPBSET: "u:keep",
         Verb.NOT_DUMPABLE: "",
         Verb.CGROUP_ATTACH: "f:tasks",
+        Verb.UNSHARE_CGROUP: "",
         Verb.SETRLIMIT: "u:resource u:soft u:hard",
         Verb.NEW_SESSION: "",
         Verb.UMASK: "u:mask",
@@ -247,6 +250,7 @@ class Facts:
     has_root: bool  #: a root of its own
     workdir: str  #: where runs start
     init_uid: int  #: of init inside: 0 beside the payload's where two ids are mapped, else the same
+    init_gid: int
     degrade: bool = False
 
 

@@ -140,6 +140,8 @@ class Popen(Generic[AnyStr]):
         for fd in self._leaf.attach_fds():
             fds.append(fd)
             steps.append(Step(Phase.CGROUP, Verb.CGROUP_ATTACH, (len(fds),), "CgroupLimits"))
+        if "cgroup" in self._box.blueprint.facts.namespaces:
+            steps.append(Step(Phase.CGROUP_NAMESPACE, Verb.UNSHARE_CGROUP, (), "Namespaces"))
         self._enforcement["CgroupLimits"] = Enforcement(Level.FULL, group.kind)
         return bounds
 
@@ -150,6 +152,12 @@ class Popen(Generic[AnyStr]):
                 return int(str(step.args[1]))
         return None
 
+    def _add_rlimit(self, steps: list[Step], kind: int, value: int) -> None:
+        """Limit, unless the layers do so more tightly (and would not let it be raised)."""
+        own = self._rlimit(kind)
+        if own is None or own > value:
+            steps.append(Step(Phase.LIMITS, Verb.SETRLIMIT, (kind, value, value), "CgroupLimits"))
+
     def _watch_instead(self, request: CgroupRequest, bounds: Bounds, steps: list[Step], why: str) -> Bounds:
         kept = []
         missing = []
@@ -157,13 +165,13 @@ class Popen(Generic[AnyStr]):
             every = f"{bounds.look_interval * 1000:.0f} ms"
             kept.append(f"memory watched every {every} or so while waited for, and RLIMIT_DATA")
             data = max(4 * request.memory, request.memory + (256 << 20))
-            steps.append(Step(Phase.LIMITS, Verb.SETRLIMIT, (resource.RLIMIT_DATA, data, data), "CgroupLimits"))
+            self._add_rlimit(steps, resource.RLIMIT_DATA, data)
         if request.pids is not None:
             # Counted in each user namespace apart since Linux 5.14 (RLIMIT_NPROC in getrlimit(2)); init counts too.
             if "user" in self._box.blueprint.facts.namespaces and features.kernel_version() >= (5, 14):
                 kept.append("processes by RLIMIT_NPROC")
                 most = request.pids + 1
-                steps.append(Step(Phase.LIMITS, Verb.SETRLIMIT, (resource.RLIMIT_NPROC, most, most), "CgroupLimits"))
+                self._add_rlimit(steps, resource.RLIMIT_NPROC, most)
             else:
                 missing.append("pids")
         if request.cpus is not None:

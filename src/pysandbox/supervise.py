@@ -129,7 +129,7 @@ class Supervisor:
         if bounds.wall is not None and now >= self.started + bounds.wall:
             passed = now - self.started
             return self.stop(now, Verdict.WALL_TIME_EXCEEDED, f"{passed:.4f} s passed, limit {bounds.wall} s")
-        if self.wants_counters(now):
+        if cpu is not None or memory is not None or self.wants_counters(now):
             self._next_cpu_look = now + self._pause(cpu)
         return None
 

@@ -32,7 +32,12 @@ def test_python_examples_run(code: str, capsys: pytest.CaptureFixture[str]) -> N
 def test_commands_run(command: str) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}"
     done = subprocess.run(
-        ["sh", "-ec", command], capture_output=True, text=True, check=False, timeout=60, env={**os.environ, "PATH": path}
+        ["sh", "-ec", command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PATH": path},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout

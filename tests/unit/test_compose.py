@@ -639,7 +639,7 @@ def test_the_working_directory_of_a_jail_is_private_and_home(privileged: bool) -
     assert blueprint.facts.workdir == "/work"
     assert dict(blueprint.environment)["HOME"] == "/work"
     owners = [args[5] for args in calls(blueprint.box_plan, Verb.MOUNT_TMPFS) if args[0] == "/work"]
-    assert owners == [blueprint.facts.uid]
+    assert owners == [blueprint.facts.uid | blueprint.facts.gid << 32]
 
 
 def test_a_jail_without_proc_shows_none() -> None:

@@ -41,7 +41,9 @@ def test_import_itself_raises_it() -> None:
     code = "import platform; platform.release = lambda: '4.19'\nimport pysandbox"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("pysandbox.errors.UnsupportedError: pysandbox cannot be enforced here")
+    assert done.stderr.splitlines()[-1].startswith(
+        "pysandbox.errors.UnsupportedError: pysandbox cannot be enforced here"
+    )
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,7 @@ FACTS = Facts(
     has_root=False,
     workdir="/box",
     init_uid=1000,
+    init_gid=1000,
 )
 
 
@@ -216,7 +217,6 @@ def test_printing_a_step_hides_the_content_of_files() -> None:
         (Verb.UMASK, (0o022,), "umask(mask='0o22')"),
         (Verb.CAPSET, (0x400,), "capset(keep='0x400')"),
         (Verb.ATTACH_TREE, (3, "/usr", 7), "attach_tree(slot=3, target='/usr', attributes='0x7')"),
-        (Verb.MKDIR, ("/a", 0o755, 0, 1), "mkdir(path='/a', mode='0o755', uid=0, gid=1)"),
         (Verb.PIVOT_ROOT, (), "pivot_root()"),
     ],
 )

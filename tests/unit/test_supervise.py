@@ -34,11 +34,9 @@ def _ending(status: int, **more: Any) -> Ending:
     return Ending(**(fields | more))
 
 
-def conclude(
-    run: Supervisor, ending: Ending, readings: Readings = NOTHING, by_rlimit: bool = False
-) -> tuple[Verdict, Any, dict[str, object]]:
+def conclude(run: Supervisor, ending: Ending, readings: Readings = NOTHING) -> tuple[Verdict, Any, dict[str, object]]:
     run.end(ending, START + 1)
-    return run.verdict(readings, by_rlimit)
+    return run.verdict(readings)
 
 
 # --- wall time -----------------------------------------------------------------------------------------------
@@ -232,7 +230,7 @@ def test_a_run_that_ends_within_its_grace_is_not_killed() -> None:
     run.look(START + 2)
     run.end(exited(0), START + 2.5)
     assert run.look(START + 3) is None
-    assert run.verdict(NOTHING, False)[0] is Verdict.WALL_TIME_EXCEEDED
+    assert run.verdict(NOTHING)[0] is Verdict.WALL_TIME_EXCEEDED
 
 
 def test_a_kill_at_once_does_not_wait_for_the_grace() -> None:
@@ -312,7 +310,7 @@ def test_output_that_is_found_after_the_end_counts() -> None:
     run = supervisor(output=10)
     run.end(exited(0), START + 1)
     assert run.add_output("stdout", 11, START + 1) == (10, None)
-    verdict, hit, evidence = run.verdict(NOTHING, False)
+    verdict, hit, evidence = run.verdict(NOTHING)
     assert verdict is Verdict.OUTPUT_EXCEEDED
     assert hit == {"output"}
     assert evidence["output"] == "more than 10 bytes"
@@ -358,14 +356,14 @@ def test_a_stop_after_the_end_is_neither_ordered_nor_noted() -> None:
     run.end(exited(0), START + 1)
     assert run.stop(START + 2, Verdict.KILLED, "kill()", at_once=True) is None
     run.note(START + 2, Verdict.KILLED, "terminate()")
-    assert run.verdict(NOTHING, False)[0] is Verdict.OK
+    assert run.verdict(NOTHING)[0] is Verdict.OK
 
 
 def test_no_bound_is_looked_at_after_the_end() -> None:
     run = supervisor(wall=1.0)
     run.end(exited(0), START + 0.5)
     assert run.look(START + 5) is None
-    assert run.verdict(NOTHING, False)[0] is Verdict.OK
+    assert run.verdict(NOTHING)[0] is Verdict.OK
 
 
 def test_only_the_first_end_counts() -> None:
@@ -405,21 +403,26 @@ def test_a_bare_sigkill_is_never_called_out_of_memory(readings: Readings) -> Non
     assert "not by us" in str(evidence["signal"])
 
 
-def test_sigxcpu_with_a_cpu_rlimit_is_cpu_time() -> None:
-    verdict, hit, evidence = conclude(supervisor(), killed_by(signal.SIGXCPU), by_rlimit=True)
+def test_sigxcpu_at_the_cpu_rlimit_is_cpu_time() -> None:
+    verdict, hit, evidence = conclude(supervisor(rlimit_cpu=2), killed_by(signal.SIGXCPU, user=1.5, system=0.5))
     assert (verdict, hit) == (Verdict.CPU_TIME_EXCEEDED, {"cpu_time"})
     assert "RLIMIT_CPU" in str(evidence["cpu_time_limit"])
 
 
-def test_sigxcpu_without_a_cpu_rlimit_is_a_signal() -> None:
-    verdict, hit, _ = conclude(supervisor(), killed_by(signal.SIGXCPU), by_rlimit=False)
+@pytest.mark.parametrize("bounds", [{}, {"rlimit_cpu": 2}, {"cpu": 5.0, "rlimit_cpu": 6}], ids=str)
+def test_sigxcpu_that_a_program_sends_itself_is_a_signal(bounds: dict[str, Any]) -> None:
+    verdict, hit, _ = conclude(supervisor(**bounds), killed_by(signal.SIGXCPU, user=0.1))
     assert (verdict, hit) == (Verdict.SIGNALED, frozenset())
 
 
 def test_sigxfsz_is_output_past_the_file_size_limit() -> None:
-    verdict, hit, evidence = conclude(supervisor(), killed_by(signal.SIGXFSZ))
+    verdict, hit, evidence = conclude(supervisor(rlimit_fsize=4096), killed_by(signal.SIGXFSZ))
     assert (verdict, hit) == (Verdict.OUTPUT_EXCEEDED, {"file_size"})
     assert "RLIMIT_FSIZE" in str(evidence["file_size"])
+
+
+def test_sigxfsz_without_that_limit_is_a_signal() -> None:
+    assert conclude(supervisor(), killed_by(signal.SIGXFSZ))[:2] == (Verdict.SIGNALED, frozenset())
 
 
 @pytest.mark.parametrize(

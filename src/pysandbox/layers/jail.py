@@ -197,16 +197,20 @@ class ChrootJail(Layer):
         root = os.path.realpath(os.fspath(self.root or "/"))
         if not os.path.isdir(root):
             raise ConfigError(f"ChrootJail(root): no such folder: {os.fspath(self.root or '')!r}", layers=(self.name,))
-        own = _OWN_NAMES | {self.workdir.split("/")[1]}
+        own = _OWN_NAMES | ({self.workdir[1:]} if self.workdir.count("/") == 1 else set())
         entries: dict[str, _Entry] = {}
         with os.scandir(root) as found:
             for entry in found:
                 if entry.name in own:
                     continue
-                mode = entry.stat(follow_symlinks=False).st_mode
-                if stat.S_ISLNK(mode):
-                    entries["/" + entry.name] = _Link(os.readlink(entry.path))
-                elif stat.S_ISDIR(mode) or stat.S_ISREG(mode):
+                try:
+                    mode = entry.stat(follow_symlinks=False).st_mode
+                    if stat.S_ISLNK(mode):
+                        entries["/" + entry.name] = _Link(os.readlink(entry.path))
+                except OSError as error:
+                    message = f"ChrootJail(root): {entry.path!r} changed while it was looked at: {error.strerror}"
+                    raise ConfigError(message, layers=(self.name,)) from None
+                if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
                     entries["/" + entry.name] = Bind(entry.path, "/" + entry.name, writable=self.writable)
                 if len(entries) > _MOST_TOP_LEVEL:
                     raise ConfigError(f"ChrootJail(root): more than {_MOST_TOP_LEVEL} entries in {root!r}")
@@ -288,7 +292,7 @@ class ChrootJail(Layer):
 
     def _add_entry(self, blueprint: Blueprint, path: str, entry: _Entry) -> None:
         add = blueprint.add
-        uid = blueprint.facts.uid
+        facts = blueprint.facts
         if isinstance(entry, Bind):
             attributes = NOSUID | NODEV | (0 if entry.writable else RDONLY)
             flags = TREE_NO_SYMLINKS | (TREE_OPTIONAL if entry.optional else 0)
@@ -298,7 +302,8 @@ class ChrootJail(Layer):
         elif isinstance(entry, Tmpfs):
             size = units.size(entry.size, "size")
             attributes = NOSUID | NODEV
-            add(self.name, Phase.MOUNTS, Verb.MOUNT_TMPFS, path, size, entry.inodes, entry.mode, attributes, uid)
+            owner = facts.uid | facts.gid << 32
+            add(self.name, Phase.MOUNTS, Verb.MOUNT_TMPFS, path, size, entry.inodes, entry.mode, attributes, owner)
         elif isinstance(entry, _File):
             add(self.name, Phase.MOUNTS, Verb.WRITE_FILE, path, entry.content, 0o444)
         elif isinstance(entry, _Link):
@@ -308,17 +313,8 @@ class ChrootJail(Layer):
 
     def _add_devices(self, blueprint: Blueprint) -> None:
         add = blueprint.add
-        add(
-            self.name,
-            Phase.MOUNTS,
-            Verb.MOUNT_TMPFS,
-            "/dev",
-            1 << 16,
-            64,
-            0o755,
-            NOSUID | NOEXEC,
-            blueprint.facts.init_uid,
-        )
+        owner = blueprint.facts.init_uid | blueprint.facts.init_gid << 32
+        add(self.name, Phase.MOUNTS, Verb.MOUNT_TMPFS, "/dev", 1 << 16, 64, 0o755, NOSUID | NOEXEC, owner)
         for name, (major, minor) in _DEVICE_NUMBERS.items():
             slot = blueprint.tree()
             device = os.makedev(major, minor)
@@ -364,6 +360,9 @@ def _by_path(value: object, what: str) -> list[tuple[str, Any]]:
     else:
         raise ConfigError(f"ChrootJail({what}=) must be a mapping from paths inside: {value!r}")
     normal = [(units.inside_path(path, f"a path of {what}"), content) for path, content in pairs]
-    if len({path for path, _ in normal}) < len(normal):
-        raise ConfigError(f"ChrootJail({what}=): two entries for one path", layers=("ChrootJail", "ChrootJail"))
+    seen: set[str] = set()
+    for path, _ in normal:
+        if path in seen:
+            raise ConfigError(f"ChrootJail({what}=): two entries for {path}", layers=("ChrootJail", "ChrootJail"))
+        seen.add(path)
     return normal

@@ -100,10 +100,13 @@ class Namespaces(Layer):
         facts = blueprint.facts
         inside = facts.namespaces
         add = blueprint.add
+        add(
+            self.name, Phase.INIT_IDS, Verb.SESSION_KEYRING
+        )  # not namespaced, but as visible as if it were (keyrings(7))
         if "user" in inside:
             blueprint.ids = IdRequest(self.uid, self.gid, self.host_id, self.subordinate)
             if facts.privileged or self.subordinate:
-                add(self.name, Phase.INIT_IDS, Verb.INIT_IDS, facts.init_uid, facts.init_uid)
+                add(self.name, Phase.INIT_IDS, Verb.INIT_IDS, facts.init_uid, facts.init_gid)
                 add(self.name, Phase.IDENTITY, Verb.SETGROUPS)
                 add(self.name, Phase.IDENTITY, Verb.SETRESGID, self.gid)
                 add(self.name, Phase.IDENTITY, Verb.SETRESUID, self.uid)

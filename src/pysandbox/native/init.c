@@ -356,8 +356,10 @@ static long spawn(struct child *child)
     struct pb_context *context = &child->state->context;
     size_t room = 0;
     context->pointers = small_pointers;
+    context->n_pointers = sizeof small_pointers / sizeof *small_pointers;
     if (request->body != small_body) {
-        room = (request->head.length + 2) * sizeof(char *);
+        context->n_pointers = request->head.length + 2;
+        room = context->n_pointers * sizeof(char *);
         long at = sys_mmap(room);
         if (at < 0 && at > -4096)
             return at;
@@ -372,6 +374,7 @@ static long spawn(struct child *child)
     if (room)
         sys_munmap((void *)(uintptr_t)context->pointers, room);
     context->pointers = 0;
+    context->n_pointers = 0;
     return pid;
 }
 

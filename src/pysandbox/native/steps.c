@@ -97,6 +97,7 @@ void pb_context_init(struct pb_context *context)
         context->trees[i] = -1;
     context->n_own = 0;
     context->pointers = 0;
+    context->n_pointers = 0;
 }
 
 /* --- paths inside the new root ---------------------------------------------------------------------------- */
@@ -358,6 +359,19 @@ static long attach_tree(struct pb_context *c, uint64_t slot, const char *target_
     return r;
 }
 
+/* A session keyring of the box's own: the caller's keys are not inherited (session-keyring(7)).  Keyrings of boxes that
+ * have ended count against a user's quota until the kernel has collected them, a moment later. */
+static long session_keyring(void)
+{
+    const struct __kernel_timespec moment = {.tv_nsec = 2000000};
+    long r = SYS2(__NR_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0);
+    for (int attempt = 0; r == -EDQUOT && attempt < 200; attempt++) {
+        SYS2(__NR_nanosleep, &moment, 0);
+        r = SYS2(__NR_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0);
+    }
+    return r == -ENOSYS ? 0 : r; /* a kernel without keys has none to leak */
+}
+
 /* init's own ids: from here on, what it makes belongs to the box.  Coming to uid 0 of its user namespace keeps
  * its capabilities (capabilities(7), "Effect of user ID changes"). */
 static long init_ids(uint64_t uid, uint64_t gid)
@@ -380,26 +394,6 @@ static long new_root(struct pb_context *c, uint64_t size, uint64_t inodes)
     }
     c->root = (int)tree;
     return 0;
-}
-
-static long make_dir(struct pb_context *c, const char *path, uint64_t mode, uint64_t uid, uint64_t gid)
-{
-    const char *name;
-    long dir = open_parent(c, path, &name);
-    if (dir < 0)
-        return dir;
-    long r = is_own(c, (int)dir) ? SYS3(__NR_mkdirat, dir, name, 0700) : -EROFS;
-    if (r >= 0 || r == -EEXIST)
-        r = sys_openat((int)dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
-    sys_close((int)dir);
-    if (r < 0)
-        return r;
-    int made = (int)r;
-    r = is_own(c, made) ? SYS2(__NR_fchmod, made, mode) : -EROFS;
-    if (r >= 0)
-        r = SYS3(__NR_fchown, made, uid, gid);
-    sys_close(made);
-    return r;
 }
 
 static long make_symlink(struct pb_context *c, const char *target, const char *path)
@@ -448,13 +442,13 @@ static long write_file(struct pb_context *c, const char *path, const char *bytes
 
 static long mount_tmpfs(struct pb_context *c, const char *path, const uint64_t *arg)
 {
-    /* size, inodes, mode and attributes; owner uid == gid */
+    /* size, inodes, mode, attributes, and the owner: uid in the low half, gid in the high one */
     long tree = mount_on(c, make_tmpfs(arg[1], arg[2], arg[3], arg[4]), path);
     if (tree < 0)
         return tree;
     long r = remember_own(c, (int)tree);
     if (r >= 0)
-        r = SYS5(__NR_fchownat, tree, "", arg[5], arg[5], AT_EMPTY_PATH);
+        r = SYS5(__NR_fchownat, tree, "", (uint32_t)arg[5], (uint32_t)(arg[5] >> 32), AT_EMPTY_PATH);
     sys_close((int)tree);
     return r;
 }
@@ -585,13 +579,18 @@ static long enter_root(struct pb_context *c, bool pivot)
     return r;
 }
 
-static int proc_of(const struct pb_context *c) { return c->box_proc >= 0 ? c->box_proc : c->host_proc; }
+/* Opens a file of the box's /proc, or of the host's where the box's lacks it (subset=pid, proc(5)). */
+static long open_proc(const struct pb_context *c, const char *path, int flags)
+{
+    long fd = c->box_proc < 0 ? -ENOENT : sys_openat(c->box_proc, path, flags | O_CLOEXEC, 0);
+    if (fd == -ENOENT && c->host_proc >= 0)
+        fd = sys_openat(c->host_proc, path, flags | O_CLOEXEC, 0);
+    return fd;
+}
 
 static long write_proc(const struct pb_context *c, const char *path, const char *value)
 {
-    if (proc_of(c) < 0)
-        return -ENOENT;
-    long fd = sys_openat(proc_of(c), path, O_WRONLY | O_CLOEXEC, 0);
+    long fd = open_proc(c, path, O_WRONLY);
     if (fd < 0)
         return fd;
     long r = sys_write((int)fd, value, pb_strlen(value));
@@ -621,7 +620,7 @@ static long time_offsets(const struct pb_context *c, const char *offsets)
     if (r >= 0 && *offsets)
         r = write_proc(c, "self/timens_offsets", offsets);
     if (r >= 0)
-        r = sys_openat(proc_of(c), "self/ns/time_for_children", O_RDONLY | O_CLOEXEC, 0);
+        r = open_proc(c, "self/ns/time_for_children", O_RDONLY);
     if (r < 0)
         return r;
     int fd = (int)r;
@@ -691,15 +690,19 @@ static long close_fds(void)
     return r == -EINVAL || r == -ENOSYS ? 0 : r; /* before Linux 5.11; all of ours are close-on-exec anyway */
 }
 
-/* Pointers to the strings of a list, with a final null, put at *room, which moves on. */
-static const char **pointers(const char ***room, const char *text, uint32_t length)
+/* Puts pointers to the strings of a list, with a final null, at the front of the room that is left; null when they
+ * do not fit. */
+static const char **pointers(const char ***room, const char **end, const char *text, uint32_t length)
 {
     const char **list = *room;
-    size_t n = 0;
-    for (uint32_t i = 0; i < length; i += (uint32_t)pb_strlen(text + i) + 1)
-        list[n++] = text + i;
-    list[n++] = 0;
-    *room += n;
+    for (uint32_t i = 0; i < length; i += (uint32_t)pb_strlen(text + i) + 1) {
+        if (*room == end)
+            return 0;
+        *(*room)++ = text + i;
+    }
+    if (*room == end)
+        return 0;
+    *(*room)++ = 0;
     return list;
 }
 
@@ -726,9 +729,9 @@ static long carry_out(struct pb_context *c, const struct pb_plan *plan, const st
     switch ((enum pb_verb)step->verb) {
     case PB_VERB_MOUNT_PRIVATE: return mount_private();
     case PB_VERB_OPEN_TREE: return open_tree(c, a[0], STRING(1), a[2], a[3]);
+    case PB_VERB_SESSION_KEYRING: return session_keyring();
     case PB_VERB_INIT_IDS: return init_ids(a[0], a[1]);
     case PB_VERB_NEW_ROOT: return new_root(c, a[0], a[1]);
-    case PB_VERB_MKDIR: return make_dir(c, STRING(0), a[1], a[2], a[3]);
     case PB_VERB_SYMLINK: return make_symlink(c, STRING(0), STRING(1));
     case PB_VERB_WRITE_FILE: return write_file(c, STRING(0), STRING(1), length_of(a[1]), a[2]);
     case PB_VERB_ATTACH_TREE: return attach_tree(c, a[0], STRING(1), a[2]);
@@ -746,6 +749,7 @@ static long carry_out(struct pb_context *c, const struct pb_plan *plan, const st
     case PB_VERB_CAPBSET: return drop_bounding(a[0]);
     case PB_VERB_NOT_DUMPABLE: return sys_prctl(PR_SET_DUMPABLE, 0, 0);
     case PB_VERB_CGROUP_ATTACH: return cgroup_attach(FD(0));
+    case PB_VERB_UNSHARE_CGROUP: return SYS1(__NR_unshare, CLONE_NEWCGROUP);
     case PB_VERB_SETRLIMIT: {
         struct rlimit64 limit = {.rlim_cur = a[1], .rlim_max = a[2]};
         return SYS4(__NR_prlimit64, 0, a[0], &limit, 0);
@@ -761,11 +765,10 @@ static long carry_out(struct pb_context *c, const struct pb_plan *plan, const st
     case PB_VERB_NO_NEW_PRIVS: return sys_prctl(PR_SET_NO_NEW_PRIVS, 1, 0);
     case PB_VERB_CLOSE_FDS: return close_fds();
     case PB_VERB_EXEC: {
-        const char **room = c->pointers;
-        if (!room)
-            return -EINVAL;
-        const char **argv = pointers(&room, STRING(1), length_of(a[1]));
-        return exec(STRING(0), length_of(a[0]), argv, pointers(&room, STRING(2), length_of(a[2])));
+        const char **room = c->pointers, **end = room + c->n_pointers;
+        const char **argv = pointers(&room, end, STRING(1), length_of(a[1]));
+        const char **env = pointers(&room, end, STRING(2), length_of(a[2]));
+        return argv && env ? exec(STRING(0), length_of(a[0]), argv, env) : -E2BIG;
     }
     case PB_VERB_COUNT: break;
     }

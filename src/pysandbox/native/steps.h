@@ -15,9 +15,9 @@
 #define PB_VERBS(X)                      \
     X(MOUNT_PRIVATE, "")                 \
     X(OPEN_TREE, "usuu")                 \
+    X(SESSION_KEYRING, "")               \
     X(INIT_IDS, "uu")                    \
     X(NEW_ROOT, "uu")                    \
-    X(MKDIR, "suuu")                     \
     X(SYMLINK, "ss")                     \
     X(WRITE_FILE, "sbu")                 \
     X(ATTACH_TREE, "usu")                \
@@ -35,6 +35,7 @@
     X(CAPBSET, "u")                      \
     X(NOT_DUMPABLE, "")                  \
     X(CGROUP_ATTACH, "f")                \
+    X(UNSHARE_CGROUP, "")                \
     X(SETRLIMIT, "uuu")                  \
     X(NEW_SESSION, "")                   \
     X(UMASK, "u")                        \
@@ -86,7 +87,8 @@ struct pb_context {
     int trees[PB_MAX_TREES];
     uint64_t own_devices[PB_MAX_OWN]; /* file systems made for the box: mount points may be created there only */
     uint32_t n_own;
-    const char **pointers; /* room for EXEC's argv and env, as many as the plan has bytes */
+    const char **pointers; /* room for EXEC's argv and env */
+    size_t n_pointers;
 };
 
 void pb_context_init(struct pb_context *context);

@@ -177,8 +177,7 @@ static inline long sys_clone_on_stack(unsigned long flags, char *stack_end, void
     __asm__ volatile("syscall\n\t"
                      "test %%rax, %%rax\n\t"
                      "jnz 1f\n\t"
-                     "xor %%ebp, %%ebp\n\t"
-                     "mov %[argument], %%rdi\n\t"
+                     "mov %[argument], %%rdi\n\t" /* any register may hold it, so none is cleared before */
                      "call *%[run]\n\t"
                      "hlt\n"
                      "1:"

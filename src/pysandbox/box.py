@@ -33,7 +33,7 @@ from .plan import Blueprint, IdRequest, Plan, Step
 
 _HEAD = struct.Struct("=IIII")
 _MAGIC = 0x50594258
-_SETUP, _RUN, _OPEN = 1, 2, 3
+_SETUP, _RUN, _OPEN, _LAST_RUN = 1, 2, 3, 4
 _OPEN_BODY = struct.Struct("=IIIII")
 REPLY = struct.Struct("=IIiiiI7Q")
 READY, FAILED, STARTED, ENDED = 1, 2, 3, 4
@@ -253,13 +253,22 @@ class Box:
             raise _setup_error(errno.EPIPE, "init", "reply", {"ended": not self.is_alive()})
         return Reply(*REPLY.unpack(data)), fds[0] if fds else -1
 
-    def start_run(self, plan: Plan, fds: list[int]) -> StartedRun:
-        """Start a program.  The plan's descriptors count from 1: 0 is the run's own socket."""
-        self.wait_until_ready()
+    def start_run(self, plan: Plan, fds: list[int], *, last: bool = False) -> StartedRun:
+        """Start a program.  The plan's descriptors count from 1: 0 is the run's own socket.
+
+        `last`: the box ends with this run.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs, self._lock:
-                self._send(_RUN, plan.encoded, [theirs.fileno(), *fds])
+                # It may overtake the answer to the set-up: init takes one after the other, and ends if that failed.
+                try:
+                    self._send(_LAST_RUN if last else _RUN, plan.encoded, [theirs.fileno(), *fds])
+                except SandboxError:
+                    if self._ready:
+                        raise
+            if not self._ready:
+                self.wait_until_ready()
             ours.settimeout(_PATIENCE)
             data = ours.recv(REPLY.size)
             ours.setblocking(False)
@@ -328,8 +337,8 @@ class Box:
             return
         if control is not None:
             control.close()
+        self.leaves.close()  # while init comes to its end
         self._wait_for_end()
-        self.leaves.close()
 
     def _wait_for_end(self) -> None:
         if self.pidfd < 0:

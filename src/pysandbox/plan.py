@@ -133,6 +133,9 @@ KINDS: dict[Verb, tuple[str, ...]] = {
     }.items()
 }
 
+_LETTERS = {verb: "".join(kind[0] for kind in kinds) for verb, kinds in KINDS.items()}
+_WITH_STRINGS = frozenset(verb for verb, letters in _LETTERS.items() if set(letters) & set("sbl"))
+
 Argument = int | str | bytes | tuple[str, ...]
 
 _IN_OCTAL = frozenset({"mode", "mask"})
@@ -141,6 +144,7 @@ _IN_HEX = frozenset({"attributes", "keep"})
 
 _STEP = struct.Struct("=HHI6Q")
 _ALL_BITS = 0xFFFFFFFFFFFFFFFF
+_PADS = [(0,) * (6 - used) for used in range(7)]
 
 
 @dataclass(frozen=True, repr=False)
@@ -175,16 +179,6 @@ class Step:
                 shown[name] = value
         return shown
 
-    @cached_property
-    def numbers_only(self) -> bytes | None:
-        """The step encoded, or None if it has strings, which are kept apart (see `Plan.encoded`)."""
-        if not all(isinstance(value, int) for value in self.args):
-            return None
-        if len(self.args) != len(KINDS[self.verb]):
-            raise ValueError(f"{self.name} takes {len(KINDS[self.verb])} arguments, not {len(self.args)}")
-        numbers = [int(value) & _ALL_BITS for value in self.args if isinstance(value, int)]
-        return _STEP.pack(self.verb, 0, self.fault, *numbers, *[0] * (6 - len(numbers)))
-
     def __str__(self) -> str:
         called = ", ".join(f"{name}={value!r}" for name, value in self.arguments().items())
         return f"{self.name}({called})"
@@ -205,19 +199,23 @@ class Plan:
         data: list[bytes] = []
         at = 0
         for step in self.steps:
-            if step.numbers_only is not None:
-                head.append(step.numbers_only)
-                continue
-            numbers = [0] * 6
-            for index, (kind, value) in enumerate(zip(KINDS[step.verb], step.args, strict=True)):
-                if isinstance(value, int):
-                    numbers[index] = value & _ALL_BITS
-                    continue
-                raw = _raw(kind[0], value)
-                numbers[index] = at | len(raw) << 32
-                data.append(raw)
-                at += len(raw)
-            head.append(_STEP.pack(step.verb, 0, step.fault, *numbers))
+            verb, args = step.verb, step.args
+            kinds = _LETTERS[verb]
+            if len(args) != len(kinds):
+                raise ValueError(f"{step.name} takes {len(kinds)} arguments, not {len(args)}")
+            if verb in _WITH_STRINGS:
+                numbers: list[int] = []
+                for kind, value in zip(kinds, args, strict=True):
+                    if isinstance(value, int):
+                        numbers.append(value)
+                        continue
+                    raw = _raw(kind, value)
+                    numbers.append(at | len(raw) << 32)
+                    data.append(raw)
+                    at += len(raw)
+                args = tuple(numbers)
+            # a step is padded to six numbers; all are unsigned to the kernel's side
+            head.append(_STEP.pack(verb, 0, step.fault, *[int(n) & _ALL_BITS for n in args], *_PADS[len(args)]))  # type: ignore[arg-type]
         return b"".join(head + data)
 
     def __iter__(self) -> Iterator[Step]:
@@ -273,6 +271,7 @@ class CgroupRequest:
     cpus: float | None = None
     pids: int | None = None
     asked: bool = True  #: by the caller, and so an error where it cannot be had
+    exact_cpu: bool = False  #: CPU time is to be counted while it runs
 
 
 @dataclass
@@ -302,6 +301,12 @@ class Blueprint:
     def box_plan(self) -> Plan:
         """The steps of the box, in the order of their phases."""
         return Plan(tuple(sorted(self.box_steps, key=lambda step: step.phase)))
+
+    @cached_property
+    def rlimits(self) -> dict[int, int]:
+        """The soft limits that the layers set, by the kernel's number."""
+        set_here = (step.args for step in self.run_steps if step.verb is Verb.SETRLIMIT)
+        return {int(str(args[0])): int(str(args[1])) for args in set_here}
 
     def run_plan(self, more: list[Step]) -> Plan:
         """The steps of one run: those of the layers and `more`, in the order of their phases."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import io
 import math
 import os
@@ -77,16 +78,16 @@ class Popen(Generic[AnyStr]):
         self._leaf: Leaf | None = None
         self._enforcement = dict(box.blueprint.enforcement)
         _check_room(command, box)
-        inherited = {number: number for number in descriptors.STANDARD if descriptors.is_open(number)}
+        closed = [number for number in descriptors.STANDARD if not descriptors.is_open(number)]
         theirs: list[int] = []
         steps: list[Step] = []
         try:
-            with descriptors.reserved():
+            with descriptors.reserved() if closed else contextlib.nullcontext():
                 bounds = self._limit(command, steps, theirs)
-                close_after = self._arrange_streams(command, steps, theirs, inherited)
+                close_after = self._arrange_streams(command, steps, theirs, closed)
                 try:
                     self._add_program(command, steps)
-                    self._run = box.start_run(box.blueprint.run_plan(steps), theirs)
+                    self._run = box.start_run(box.blueprint.run_plan(steps), theirs, last=last_of_box)
                 finally:
                     for fd in close_after:
                         os.close(fd)
@@ -108,11 +109,10 @@ class Popen(Generic[AnyStr]):
 
     def _limit(self, command: Command, steps: list[Step], fds: list[int]) -> Bounds:
         """Make the run's cgroup, or put the watch in its place where that is allowed."""
-        bounds = replace(
-            command.bounds,
-            rlimit_cpu=self._rlimit(resource.RLIMIT_CPU),
-            rlimit_fsize=self._rlimit(resource.RLIMIT_FSIZE),
-        )
+        bounds, rlimits = command.bounds, self._box.blueprint.rlimits
+        cpu, fsize = rlimits.get(resource.RLIMIT_CPU), rlimits.get(resource.RLIMIT_FSIZE)
+        if cpu is not None or fsize is not None:
+            bounds = replace(bounds, rlimit_cpu=cpu, rlimit_fsize=fsize)
         request = command.limits if command.limits is not None else self._box.blueprint.cgroup
         if bounds.cpu is not None and bounds.rlimit_cpu is None:
             # A net below the watch: whole seconds, of each process.
@@ -121,6 +121,8 @@ class Popen(Generic[AnyStr]):
             steps.append(Step(Phase.LIMITS, Verb.SETRLIMIT, args, "cpu_time"))
         if request is None:
             return bounds
+        if bounds.cpu is not None:
+            request = replace(request, exact_cpu=True)
         try:
             group = cgroups.own_group()
             if group is None:
@@ -145,16 +147,9 @@ class Popen(Generic[AnyStr]):
         self._enforcement["CgroupLimits"] = Enforcement(Level.FULL, group.kind)
         return bounds
 
-    def _rlimit(self, kind: int) -> int | None:
-        """The soft limit that the layers set of this kind, if any."""
-        for step in self._box.blueprint.run_steps:
-            if step.verb is Verb.SETRLIMIT and step.args[0] == kind:
-                return int(str(step.args[1]))
-        return None
-
     def _add_rlimit(self, steps: list[Step], kind: int, value: int) -> None:
         """Limit, unless the layers do so more tightly (and would not let it be raised)."""
-        own = self._rlimit(kind)
+        own = self._box.blueprint.rlimits.get(kind)
         if own is None or own > value:
             steps.append(Step(Phase.LIMITS, Verb.SETRLIMIT, (kind, value, value), "CgroupLimits"))
 
@@ -181,9 +176,7 @@ class Popen(Generic[AnyStr]):
         self._enforcement["CgroupLimits"] = Enforcement(level, "; ".join(kept) or "nothing", reason)
         return replace(bounds, memory=request.memory)
 
-    def _arrange_streams(
-        self, command: Command, steps: list[Step], fds: list[int], inherited: dict[int, int]
-    ) -> list[int]:
+    def _arrange_streams(self, command: Command, steps: list[Step], fds: list[int], closed: list[int]) -> list[int]:
         """Add the program's descriptors; returns those of ours to close once it has them."""
         to_close: list[int] = []
         uid, gid = self._box.payload_ids
@@ -202,12 +195,13 @@ class Popen(Generic[AnyStr]):
                     ours, fd = (write, read) if number == 0 else (read, write)
                     to_close.append(fd)
                     self._pipes[name] = ours
-                    os.set_blocking(ours, False)
+                    if number == 0:
+                        os.set_blocking(ours, False)  # a full pipe; the others are read only when poll(2) says so
                     if uid != os.geteuid():
                         os.fchown(fd, uid, gid)  # or opening /dev/stdout inside would be refused
                 elif stream == STDOUT and number == 2:
                     fd = theirs[1]
-                elif stream == DEVNULL or (stream is None and number not in inherited):
+                elif stream == DEVNULL or (stream is None and number in closed):
                     fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
                     to_close.append(fd)
                 elif stream is None:
@@ -252,7 +246,7 @@ class Popen(Generic[AnyStr]):
     def _remove_leaf(self) -> None:
         leaf, self._leaf = self._leaf, None
         if leaf is not None:
-            self._box.leaves.give_back(leaf)
+            self._box.leaves.give_back(leaf, keep=not self._last_of_box)
 
     def open_streams(self) -> None:
         """Make the caller's file objects of the pipes, blocking ones."""
@@ -285,7 +279,7 @@ class Popen(Generic[AnyStr]):
         if supervisor.wants_counters(now):
             if self._leaf is not None:
                 cpu = self._leaf.cpu_time()
-            else:
+            if cpu is None:  # no cgroup, or none that counts
                 sample = watch.look(self._box.pid, self._others(self), supervisor.bounds.memory)
                 cpu, memory = sample.cpu, sample.memory
                 supervisor.processes_seen = max(supervisor.processes_seen, sample.processes)
@@ -310,7 +304,7 @@ class Popen(Generic[AnyStr]):
                 self._write_input()
             elif event & select.POLLIN:
                 self._read_output(name)
-            else:  # closed at the other end; what it may still hold is read at the end of the run
+            else:  # closed at the other end, and empty
                 self._unwatch(fd)
             if self._run is None:
                 return
@@ -349,11 +343,7 @@ class Popen(Generic[AnyStr]):
         """Every process of the run is dead: take the rest of the output, read the counters, make the result."""
         supervisor = self._supervisor
         supervisor.end(ending, now)
-        if self._last_of_box:
-            self._box.begin_close()  # it comes to its end while we count
-        for name in list(self._collected):
-            while name in self._pipes and self._read_output(name):
-                pass
+        self._drain()
         readings = Readings()
         if self._leaf is not None:
             readings = self._leaf.readings()
@@ -381,6 +371,22 @@ class Popen(Generic[AnyStr]):
         )
         for callback in self._on_end:
             callback(self)
+
+    def _drain(self) -> None:
+        """Take what the pipes still hold: all that this run wrote is in them.
+
+        Another run may have got hold of such a pipe, keep it open and write on, so no more is taken than one holds.
+        """
+        left = {
+            name: fcntl.fcntl(self._pipes[name], fcntl.F_GETPIPE_SZ) for name in self._collected if name in self._pipes
+        }
+        while left:
+            ready = [self._watched[fd] for fd, event in self._poll.poll(0) if event & select.POLLIN]
+            names = [name for name in ready if left.get(name, 0) > 0]
+            if not names:
+                return
+            for name in names:
+                left[name] -= self._read_output(name)
 
     def _output(self, name: str) -> Any:
         if name not in self._collected:
@@ -431,19 +437,15 @@ class Popen(Generic[AnyStr]):
         if not self._feed:
             self._close_pipe("stdin")
 
-    def _read_output(self, name: str) -> bool:
-        """Take a piece of output; False when there is no more (for now)."""
-        try:
-            piece = os.read(self._pipes[name], _CHUNK)
-        except BlockingIOError:
-            return False
+    def _read_output(self, name: str) -> int:
+        """Take a piece of the output that poll(2) said is there; returns its length."""
+        piece = os.read(self._pipes[name], _CHUNK)
         if not piece:
             self._close_pipe(name)
-            return False
         keep, order = self._supervisor.add_output(name, len(piece), time.monotonic())
         self._collected[name] += piece[:keep]
         self._carry_out(order)
-        return True
+        return len(piece)
 
     # --- the caller's side: subprocess.Popen's methods ------------------------------------------------------
 
@@ -525,7 +527,7 @@ class Popen(Generic[AnyStr]):
                     stream.flush()
             fd = os.dup(stream.fileno())
             os.set_inheritable(fd, False)
-            os.set_blocking(fd, False)
+            os.set_blocking(fd, name != "stdin")
             with contextlib.suppress(OSError):
                 stream.close()
             self._pipes[name] = fd

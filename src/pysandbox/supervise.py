@@ -266,8 +266,10 @@ class Supervisor:
         user, system = readings.cpu_user, readings.cpu_system
         sources = dict(readings.sources)
         if readings.cpu_time is None:
+            sources["cpu_time"] = "rusage of the processes reaped"
+        if user is None or system is None:
             user, system = self.ending.user, self.ending.system
-            sources["cpu_time"] = sources["cpu_user"] = sources["cpu_system"] = "rusage of the processes reaped"
+            sources["cpu_user"] = sources["cpu_system"] = "rusage of the processes reaped"
         peak = readings.memory_peak
         if peak is None:
             peak = max(self.ending.max_rss, self.memory_seen)

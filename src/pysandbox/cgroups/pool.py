@@ -26,9 +26,9 @@ class Leaves:
                     return self._free.pop(index)
         return group.create(fresh_name(), request)
 
-    def give_back(self, leaf: Leaf) -> None:
+    def give_back(self, leaf: Leaf, *, keep: bool = True) -> None:
         """Take a leaf whose run has ended; it is kept only if nothing of the run shows in it."""
-        if leaf.reset():
+        if keep and leaf.reset():
             with self._lock:
                 if len(self._free) < self._MOST:
                     self._free.append(leaf)

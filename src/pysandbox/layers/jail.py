@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,13 +21,14 @@ RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8
 # native/steps.h
 TREE_OPTIONAL, TREE_NO_SYMLINKS, TREE_DEVICE, MASK_OPTIONAL = 1, 2, 4, 1
 
-_DEVICE_NUMBERS = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+_DEVICE_NUMBERS = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "urandom": (1, 9), "tty": (5, 0)}
 _DEVICE_LINKS = {
     "/dev/fd": "/proc/self/fd",
     "/dev/stdin": "/proc/self/fd/0",
     "/dev/stdout": "/proc/self/fd/1",
     "/dev/stderr": "/proc/self/fd/2",
     "/dev/ptmx": "pts/ptmx",
+    "/dev/random": "urandom",  # the same generator since Linux 5.6
 }
 #: what container runtimes cover in /proc (the rest of it is read-only as a whole)
 _PROC_MASKS = ("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list")
@@ -337,9 +339,14 @@ class ChrootJail(Layer):
             add(self.name, Phase.SOURCES, Verb.OPEN_TREE, slot, "/proc", TREE_NO_SYMLINKS, 0)
             add(self.name, Phase.MOUNTS, Verb.ATTACH_TREE, slot, "/proc", flags)
         if self.proc == "new":
-            for name in _PROC_MASKS:
+            for name in filter(_is_in_proc, _PROC_MASKS):
                 add(self.name, Phase.MASKS, Verb.MASK, f"/proc/{name}", MASK_OPTIONAL)
             add(self.name, Phase.SEAL, Verb.READ_ONLY, "/proc")
+
+
+@functools.cache
+def _is_in_proc(name: str) -> bool:
+    return os.path.exists(f"/proc/{name}")
 
 
 def _tuple_of(value: object, kind: type[Any], what: str) -> tuple[Any, ...]:

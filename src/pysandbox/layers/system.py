@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import functools
+import glob
 import os
 import sys
+from pathlib import Path
 
 _LIBRARY_NAMES = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # Of /etc, nothing that names users, hosts or secrets of this machine.
 _ETC = (
     "alternatives",
     "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
     "localtime",
     "pki/tls",
-    "services",
     "ssl/certs",
     "ssl/openssl.cnf",
 )
@@ -44,6 +43,18 @@ def folders() -> Pairs:
     return (*found, *((os.path.realpath(path), path) for path in there))
 
 
+def _linker_folders() -> bytes:
+    """/etc/ld.so.conf with what it includes, as one file: the compiler's linker reads it too (ld(1), -rpath-link)."""
+    folders = []
+    for path in ("/etc/ld.so.conf", *sorted(glob.glob("/etc/ld.so.conf.d/*.conf"))):
+        try:
+            lines = Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        except OSError:
+            continue
+        folders += [line for line in lines if line.startswith("/")]
+    return "".join(f"{folder}\n" for folder in folders).encode("utf-8", "surrogateescape")
+
+
 @functools.cache
 def own_files(uid: int, home: str) -> tuple[tuple[str, bytes], ...]:
     """Files of the box's own in place of the host's."""
@@ -54,6 +65,7 @@ def own_files(uid: int, home: str) -> tuple[tuple[str, bytes], ...]:
     return (
         ("/etc/passwd", f"root:x:0:0:root:{home}:/bin/sh\n{user}{nobody}".encode()),
         ("/etc/group", f"root:x:0:\n{group}{nogroup}".encode()),
+        ("/etc/ld.so.conf", _linker_folders()),
         ("/etc/hosts", b"127.0.0.1 localhost sandbox\n::1 localhost\n"),
         ("/etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files dns\n"),
     )

@@ -38,6 +38,7 @@
 struct run {
     int socket; /* -1: no run */
     int program; /* its pid; 0 once it has been waited for */
+    bool last; /* the box ends with it */
     bool ending; /* the program has ended, or is to be killed with all of its run */
     struct pb_reply report;
 };
@@ -265,17 +266,30 @@ static bool reap(struct state *s)
     }
 }
 
-/* Kills what is left of an ending run; when nothing is, reports the end.  Called again at each SIGCHLD. */
+/* Ends, and with it the box; a keeper ends with its run's tree alone. */
+static _Noreturn void end_box(struct state *s)
+{
+    if (!s->is_pid1) {
+        int status;
+        s->n_keepers = 0;
+        while (kill_children(s) > 0)
+            sys_wait4(-1, &status, PB_WALL, 0);
+    }
+    sys_exit(0);
+}
+
+/* Takes in the dead, kills what is left of an ending run, and when nothing is, reports the end.  Called at each
+ * SIGCHLD. */
 static void settle(struct state *s)
 {
     struct run *run = &s->run;
+    bool left = reap(s); /* no child at all means no descendant either: orphans fall to us */
     if (run->socket < 0 || !run->ending)
         return;
-    bool left;
-    if (s->is_pid1 && s->n_keepers == 0) {
+    if (left && s->is_pid1 && s->n_keepers == 0) {
         sys_kill(-1, PB_SIGKILL); /* all but ourselves, at once: kill(2) */
         left = reap(s);
-    } else {
+    } else if (left) {
         long found = kill_children(s);
         left = reap(s);
         if (found < 0 && left)
@@ -287,21 +301,11 @@ static void settle(struct state *s)
         return;
     run->report.kind = PB_ENDED;
     send_reply(run->socket, &run->report, -1);
+    if (run->last)
+        end_box(s);
     ignore(s, run->socket);
     sys_close(run->socket);
     run->socket = -1;
-}
-
-/* Ends, and with it the box; a keeper ends with its run's tree alone. */
-static _Noreturn void end_box(struct state *s)
-{
-    if (!s->is_pid1) {
-        int status;
-        s->n_keepers = 0;
-        while (kill_children(s) > 0)
-            sys_wait4(-1, &status, PB_WALL, 0);
-    }
-    sys_exit(0);
 }
 
 /* --- starting a run ----------------------------------------------------------------------------------------- */
@@ -388,6 +392,7 @@ static void start_run(struct state *s, struct request *request)
         long pid = spawn(&child);
         if (pid >= 0 && !child.error) {
             s->run = (struct run){.socket = socket, .program = (int)pid, .ending = !watch(s, socket)};
+            s->run.last = request->head.request == PB_LAST_RUN;
             struct pb_reply reply = {.kind = PB_STARTED, .pid = (int)pid};
             send_reply(socket, &reply, -1);
             return;
@@ -512,6 +517,8 @@ static void request_setup(struct state *s, const struct request *request)
         reply.error = error;
     }
     send_reply(s->control, &reply, -1);
+    if (error)
+        end_box(s);
 }
 
 /* --- the loop --------------------------------------------------------------------------------------------------- */
@@ -542,7 +549,8 @@ static void take_request(struct state *s)
         end_box(s);
     switch (request.head.request) {
     case PB_SETUP: request_setup(s, &request); break;
-    case PB_RUN: request_run(s, &request); break;
+    case PB_RUN:
+    case PB_LAST_RUN: request_run(s, &request); break;
     case PB_OPEN: request_open(s, &request); break;
     default: end_box(s);
     }
@@ -562,9 +570,7 @@ static void serve(struct state *s)
         end_box(s);
     } else if (fd == s->signals) {
         char drained[128 * 4];
-        while (sys_read(s->signals, drained, sizeof drained) > 0)
-            ;
-        reap(s);
+        sys_read(s->signals, drained, sizeof drained); /* SIGCHLD does not queue: one is all there is */
         settle(s);
     } else if (fd == s->run.socket) {
         take_order(s);

@@ -1,5 +1,7 @@
 /* proto.h: what the application and init say to each other.  pysandbox/box.py is the other side.
  *
+ * A failed SETUP ends the box, so that requests which are on their way already find nobody.
+ *
  * The control socket (a stream) carries requests, a fixed head and then `length` bytes; descriptors
  * ride on the head.  A request RUN brings a socket of its own for that run (SOCK_SEQPACKET), on which
  * init reports and takes orders, so that any thread or event loop waits on its own run only.
@@ -14,7 +16,7 @@
 #define PB_MAX_BODY (32u << 20)
 #define PB_MAX_FDS 250 /* the kernel's SCM_MAX_FD is 253 */
 
-enum pb_request { PB_SETUP = 1, PB_RUN = 2, PB_OPEN = 3 };
+enum pb_request { PB_SETUP = 1, PB_RUN = 2, PB_OPEN = 3, PB_LAST_RUN = 4 /* the box ends with it */ };
 
 struct pb_head {
     uint32_t magic;

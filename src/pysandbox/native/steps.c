@@ -98,6 +98,7 @@ void pb_context_init(struct pb_context *context)
     context->n_own = 0;
     context->pointers = 0;
     context->n_pointers = 0;
+    context->folder = -1;
 }
 
 /* --- paths inside the new root ---------------------------------------------------------------------------- */
@@ -187,42 +188,65 @@ static long make_folders(const struct pb_context *c, const char *folder)
     return dir;
 }
 
-/* Opens the folder that holds `path`'s last name, making it if need be.  Returns the descriptor and the name. */
-static long open_parent(const struct pb_context *c, const char *path, const char **name)
+static void forget_folder(struct pb_context *c)
+{
+    if (c->folder >= 0)
+        sys_close(c->folder);
+    c->folder = -1;
+}
+
+static bool is_folder_used_last(const struct pb_context *c, const char *folder)
+{
+    if (c->folder < 0)
+        return false;
+    size_t i = 0;
+    while (folder[i] && folder[i] == c->folder_path[i])
+        i++;
+    return folder[i] == c->folder_path[i];
+}
+
+/* The folder that holds `path`'s last name, made if need be.  Returns a descriptor that belongs to the context, and the
+ * name. */
+static long parent_of(struct pb_context *c, const char *path, const char **name)
 {
     char folder[4096];
     *name = split(path, folder, sizeof folder);
     if (!*name)
         return -ENAMETOOLONG;
+    if (is_folder_used_last(c, folder))
+        return c->folder;
+    forget_folder(c);
     long dir = sys_openat2(base_of(c), folder, O_PATH | O_DIRECTORY | O_CLOEXEC, 0, RESOLVE_STRICT);
-    return dir == -ENOENT ? make_folders(c, folder) : dir;
+    if (dir == -ENOENT)
+        dir = make_folders(c, folder);
+    if (dir < 0)
+        return dir;
+    c->folder = (int)dir;
+    size_t length = pb_strlen(folder);
+    c->folder_path[0] = 0; /* matches no folder */
+    if (length < sizeof c->folder_path)
+        for (size_t i = 0; i <= length; i++)
+            c->folder_path[i] = folder[i];
+    return dir;
 }
 
 /* Opens `path` for mounting on it.  What is missing is made (a folder, or an empty file), on our own file
  * systems only. */
-static long open_mount_point(const struct pb_context *c, const char *path, bool folder)
+static long open_mount_point(struct pb_context *c, const char *path, bool folder)
 {
-    long fd = open_inside(c, path);
-    if (fd != -ENOENT)
-        return fd;
     const char *name;
-    long dir = open_parent(c, path, &name);
+    long dir = parent_of(c, path, &name);
     if (dir < 0)
         return dir;
-    long r = -ENOENT;
     if (is_own(c, (int)dir)) {
-        if (folder) {
-            r = SYS3(__NR_mkdirat, dir, name, 0755);
-        } else {
-            r = sys_openat((int)dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0444);
-            if (r >= 0)
-                sys_close((int)r);
-        }
+        long r = folder ? SYS3(__NR_mkdirat, dir, name, 0755)
+                        : sys_openat((int)dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0444);
+        if (r >= 0 && !folder)
+            sys_close((int)r);
+        if (r < 0 && r != -EEXIST)
+            return r;
     }
-    if (r >= 0)
-        r = sys_openat2((int)dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0, RESOLVE_WITHIN);
-    sys_close((int)dir);
-    return r;
+    return sys_openat2((int)dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0, RESOLVE_WITHIN);
 }
 
 static long move_onto(int tree, int target)
@@ -399,12 +423,10 @@ static long new_root(struct pb_context *c, uint64_t size, uint64_t inodes)
 static long make_symlink(struct pb_context *c, const char *target, const char *path)
 {
     const char *name;
-    long dir = open_parent(c, path, &name);
+    long dir = parent_of(c, path, &name);
     if (dir < 0)
         return dir;
-    long r = is_own(c, (int)dir) ? SYS3(__NR_symlinkat, target, dir, name) : -EROFS;
-    sys_close((int)dir);
-    return r;
+    return is_own(c, (int)dir) ? SYS3(__NR_symlinkat, target, dir, name) : -EROFS;
 }
 
 static long write_all(int fd, const char *bytes, size_t length)
@@ -424,13 +446,12 @@ static long write_all(int fd, const char *bytes, size_t length)
 static long write_file(struct pb_context *c, const char *path, const char *bytes, uint32_t length, uint64_t mode)
 {
     const char *name;
-    long dir = open_parent(c, path, &name);
+    long dir = parent_of(c, path, &name);
     if (dir < 0)
         return dir;
     long fd = -EROFS;
     if (is_own(c, (int)dir))
         fd = sys_openat((int)dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, (int)mode);
-    sys_close((int)dir);
     if (fd < 0)
         return fd;
     long r = write_all((int)fd, bytes, length);
@@ -511,14 +532,21 @@ static long mount_devpts(struct pb_context *c, const char *path, uint64_t attrib
     return 0;
 }
 
-/* The name, in the new root, of the empty file that covers others; gone again when the root is entered. */
-#define EMPTY_FILE ".pysandbox-empty"
+/* The names, in the new root, of what covers others; gone again when the root is entered.  Clones of them cost less
+ * than a file system each. */
+#define EMPTY_FILE ".pysandbox-empty-file"
+#define EMPTY_FOLDER ".pysandbox-empty-folder"
 
-static long clone_of_empty_file(const struct pb_context *c)
+static long clone_of_nothing(const struct pb_context *c, bool folder)
 {
+    const char *name = folder ? EMPTY_FOLDER : EMPTY_FILE;
     if (c->root < 0)
         return -EINVAL;
-    long fd = sys_openat(c->root, EMPTY_FILE, O_RDONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0444);
+    long r = folder ? SYS3(__NR_mkdirat, c->root, name, 0555) : 0;
+    if (r < 0 && r != -EEXIST)
+        return r;
+    int flags = folder ? O_RDONLY | O_DIRECTORY : O_RDONLY | O_CREAT;
+    long fd = sys_openat(c->root, name, flags | O_NOFOLLOW | O_CLOEXEC, 0444);
     if (fd < 0)
         return fd;
     long tree = SYS3(__NR_open_tree, fd, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
@@ -527,10 +555,11 @@ static long clone_of_empty_file(const struct pb_context *c)
 }
 
 /* Covers a file with an empty one, a folder with an empty folder, both read-only. */
-static long mask(const struct pb_context *c, const char *path, uint64_t flags)
+static long mask(struct pb_context *c, const char *path, uint64_t flags)
 {
     const uint64_t attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
     struct stat st;
+    forget_folder(c); /* it may lie below what is covered now */
     long target = open_inside(c, path);
     if (target == -ENOENT && flags & PB_MASK_OPTIONAL)
         return 0;
@@ -538,7 +567,7 @@ static long mask(const struct pb_context *c, const char *path, uint64_t flags)
         return target;
     long r = sys_fstat((int)target, &st);
     if (r >= 0)
-        r = (st.st_mode & PB_S_IFMT) == PB_S_IFDIR ? make_tmpfs(4096, 1, 0555, 0) : clone_of_empty_file(c);
+        r = clone_of_nothing(c, (st.st_mode & PB_S_IFMT) == PB_S_IFDIR);
     if (r >= 0) {
         int cover = (int)r;
         r = set_attributes(cover, attributes, false);
@@ -566,7 +595,9 @@ static long enter_root(struct pb_context *c, bool pivot)
 {
     if (c->root < 0)
         return -EINVAL;
+    forget_folder(c);
     SYS3(__NR_unlinkat, c->root, EMPTY_FILE, 0);
+    SYS3(__NR_unlinkat, c->root, EMPTY_FOLDER, AT_REMOVEDIR);
     long r = SYS1(__NR_fchdir, c->root);
     if (r >= 0)
         r = pivot ? SYS2(__NR_pivot_root, ".", ".") : SYS1(__NR_chroot, ".");

@@ -87,6 +87,8 @@ struct pb_context {
     int trees[PB_MAX_TREES];
     uint64_t own_devices[PB_MAX_OWN]; /* file systems made for the box: mount points may be created there only */
     uint32_t n_own;
+    int folder; /* the folder used last, -1 if none, and its path: plans are sorted, so the next step often wants it too */
+    char folder_path[256];
     const char **pointers; /* room for EXEC's argv and env */
     size_t n_pointers;
 };

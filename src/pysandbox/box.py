@@ -114,6 +114,7 @@ class Box:
         self.blueprint = blueprint
         self.payload_ids: tuple[int, int] = (os.geteuid(), os.getegid())  # host ids that the payload has
         self.leaves = Leaves()
+        self.null = -1  # /dev/null, for the streams of runs that go there
         self._owner = os.getpid()
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
@@ -125,6 +126,7 @@ class Box:
         self._ready = False
         try:
             with descriptors.reserved():
+                self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
                 self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
                 with theirs:
                     self._spawn(theirs)
@@ -327,6 +329,7 @@ class Box:
     def close(self) -> None:
         """End the box and wait until nothing is left of it.  In a forked child: just let go of it."""
         self.begin_close()
+        self._close_null()
         control, self._control = self._control, None
         if os.getpid() != self._owner:
             if control is not None:
@@ -351,6 +354,11 @@ class Box:
             self.exit_status = ended.si_status if ended is not None else None
         os.close(self.pidfd)
         self.pidfd = -1
+
+    def _close_null(self) -> None:
+        null, self.null = self.null, -1
+        if null >= 0:
+            os.close(null)
 
     def __del__(self) -> None:
         if getattr(self, "pidfd", -1) >= 0:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
+import resource
 import secrets
 from collections.abc import Iterable
+from dataclasses import replace
 
 from . import features
 from .errors import ConfigError
@@ -154,8 +156,22 @@ def _compose(layers: tuple[Layer, ...], degrade: bool, asked: bool) -> Blueprint
     limits = merged.get(CgroupLimits)
     if isinstance(limits, CgroupLimits):
         blueprint.cgroup = limits.request(asked=asked)
+        if not asked:
+            _bound_processes(blueprint, limits)
     _add_common(blueprint)
     return blueprint
+
+
+def _bound_processes(blueprint: Blueprint, limits: CgroupLimits) -> None:
+    """Keep the default's own bound on processes by an rlimit, where that does it as surely: it costs a run nothing."""
+    request = blueprint.cgroup
+    if request is None or request.pids is None or not features.counts_processes(blueprint.facts.namespaces):
+        return
+    most = request.pids + 1  # init may count too
+    own = blueprint.rlimits.get(resource.RLIMIT_NPROC)
+    if own is None or own > most:
+        blueprint.add(limits.name, Phase.LIMITS, Verb.SETRLIMIT, resource.RLIMIT_NPROC, most, most)
+    blueprint.cgroup = replace(request, pids=None)
 
 
 def _facts(namespaces: frozenset[str], choices: dict[str, object], privileged: bool, degrade: bool) -> Facts:

@@ -28,6 +28,12 @@ def check_platform() -> None:
         raise UnsupportedError("pysandbox", need=f"Linux {need} or later", have=f"Linux {platform.release()}")
 
 
+def counts_processes(namespaces: frozenset[str]) -> bool:
+    """Whether RLIMIT_NPROC counts a box's processes alone: in its user namespace, since Linux 5.14 (getrlimit(2))."""
+    return "user" in namespaces and kernel_version() >= (5, 14)
+
+
+@functools.cache
 def kernel_version() -> tuple[int, int]:
     """The running kernel's first two numbers."""
     major, _, rest = platform.release().partition(".")

@@ -199,23 +199,24 @@ class Plan:
         data: list[bytes] = []
         at = 0
         for step in self.steps:
-            verb, args = step.verb, step.args
-            kinds = _LETTERS[verb]
-            if len(args) != len(kinds):
-                raise ValueError(f"{step.name} takes {len(kinds)} arguments, not {len(args)}")
-            if verb in _WITH_STRINGS:
+            packed = step.__dict__.get("packed")
+            if packed is None:
                 numbers: list[int] = []
-                for kind, value in zip(kinds, args, strict=True):
+                kinds = _LETTERS[step.verb]
+                if len(step.args) != len(kinds):
+                    raise ValueError(f"{step.name} takes {len(kinds)} arguments, not {len(step.args)}")
+                for kind, value in zip(kinds, step.args, strict=True):
                     if isinstance(value, int):
-                        numbers.append(value)
+                        numbers.append(value & _ALL_BITS)
                         continue
                     raw = _raw(kind, value)
                     numbers.append(at | len(raw) << 32)
                     data.append(raw)
                     at += len(raw)
-                args = tuple(numbers)
-            # a step is padded to six numbers; all are unsigned to the kernel's side
-            head.append(_STEP.pack(verb, 0, step.fault, *[int(n) & _ALL_BITS for n in args], *_PADS[len(args)]))  # type: ignore[arg-type]
+                packed = _STEP.pack(step.verb, 0, step.fault, *numbers, *_PADS[len(numbers)])
+                if step.verb not in _WITH_STRINGS:
+                    step.__dict__["packed"] = packed  # the layers' steps serve many runs
+            head.append(packed)
         return b"".join(head + data)
 
     def __iter__(self) -> Iterator[Step]:
@@ -285,12 +286,15 @@ class Blueprint:
     enforcement: dict[str, Enforcement] = field(default_factory=dict)
     box_steps: list[Step] = field(default_factory=list)
     run_steps: list[Step] = field(default_factory=list)
+    rlimits: dict[int, int] = field(default_factory=dict)  #: soft limits that the layers set, by the kernel's number
     next_tree: int = 0
 
     def add(self, layer: str, phase: Phase, verb: Verb, *args: Argument) -> None:
         """Contribute a step; the phase says whether to the box or to each run."""
         step = Step(phase, verb, args, layer)
         (self.run_steps if phase >= Phase.CGROUP else self.box_steps).append(step)
+        if verb is Verb.SETRLIMIT:
+            self.rlimits[int(str(args[0]))] = int(str(args[1]))
 
     def tree(self) -> int:
         """A fresh slot for OPEN_TREE and ATTACH_TREE."""
@@ -301,12 +305,6 @@ class Blueprint:
     def box_plan(self) -> Plan:
         """The steps of the box, in the order of their phases."""
         return Plan(tuple(sorted(self.box_steps, key=lambda step: step.phase)))
-
-    @cached_property
-    def rlimits(self) -> dict[int, int]:
-        """The soft limits that the layers set, by the kernel's number."""
-        set_here = (step.args for step in self.run_steps if step.verb is Verb.SETRLIMIT)
-        return {int(str(args[0])): int(str(args[1])) for args in set_here}
 
     def run_plan(self, more: list[Step]) -> Plan:
         """The steps of one run: those of the layers and `more`, in the order of their phases."""

@@ -40,6 +40,9 @@ from .supervise import Bounds, Ending, Order, Supervisor
 _CHUNK = 1 << 16
 
 
+_UNSHARE_CGROUP = Step(Phase.CGROUP_NAMESPACE, Verb.UNSHARE_CGROUP, (), "Namespaces")
+
+
 class Popen(Generic[AnyStr]):
     """A program running in a box.
 
@@ -74,6 +77,9 @@ class Popen(Generic[AnyStr]):
         self._feed: memoryview | None = None
         self._collected: dict[str, bytearray] = {}
         self._pipes: dict[str, int] = {}  # our ends: "stdin", "stdout", "stderr"
+        # The program's ends of the pipes.  When we collect the output ourselves they stay open here until the run has
+        # ended, which init tells; else their closing would wake us once more, and earlier, for nothing.
+        self._far_ends: list[int] = []
         self._run: StartedRun | None = None
         self._leaf: Leaf | None = None
         self._enforcement = dict(box.blueprint.enforcement)
@@ -84,13 +90,9 @@ class Popen(Generic[AnyStr]):
         try:
             with descriptors.reserved() if closed else contextlib.nullcontext():
                 bounds = self._limit(command, steps, theirs)
-                close_after = self._arrange_streams(command, steps, theirs, closed)
-                try:
-                    self._add_program(command, steps)
-                    self._run = box.start_run(box.blueprint.run_plan(steps), theirs, last=last_of_box)
-                finally:
-                    for fd in close_after:
-                        os.close(fd)
+                self._arrange_streams(command, steps, theirs, closed)
+                self._add_program(command, steps)
+                self._run = box.start_run(box.blueprint.run_plan(steps), theirs, last=last_of_box)
         except SetupError as error:
             self._let_go()
             raise _exec_error(error, command) from None
@@ -143,8 +145,8 @@ class Popen(Generic[AnyStr]):
             fds.append(fd)
             steps.append(Step(Phase.CGROUP, Verb.CGROUP_ATTACH, (len(fds),), "CgroupLimits"))
         if "cgroup" in self._box.blueprint.facts.namespaces:
-            steps.append(Step(Phase.CGROUP_NAMESPACE, Verb.UNSHARE_CGROUP, (), "Namespaces"))
-        self._enforcement["CgroupLimits"] = Enforcement(Level.FULL, group.kind)
+            steps.append(_UNSHARE_CGROUP)
+        self._enforcement["CgroupLimits"] = group.enforcement
         return bounds
 
     def _add_rlimit(self, steps: list[Step], kind: int, value: int) -> None:
@@ -162,11 +164,9 @@ class Popen(Generic[AnyStr]):
             data = max(4 * request.memory, request.memory + (256 << 20))
             self._add_rlimit(steps, resource.RLIMIT_DATA, data)
         if request.pids is not None:
-            # Counted in each user namespace apart since Linux 5.14 (RLIMIT_NPROC in getrlimit(2)); init counts too.
-            if "user" in self._box.blueprint.facts.namespaces and features.kernel_version() >= (5, 14):
+            if features.counts_processes(self._box.blueprint.facts.namespaces):
                 kept.append("processes by RLIMIT_NPROC")
-                most = request.pids + 1
-                self._add_rlimit(steps, resource.RLIMIT_NPROC, most)
+                self._add_rlimit(steps, resource.RLIMIT_NPROC, request.pids + 1)
             else:
                 missing.append("pids")
         if request.cpus is not None:
@@ -176,47 +176,37 @@ class Popen(Generic[AnyStr]):
         self._enforcement["CgroupLimits"] = Enforcement(level, "; ".join(kept) or "nothing", reason)
         return replace(bounds, memory=request.memory)
 
-    def _arrange_streams(self, command: Command, steps: list[Step], fds: list[int], closed: list[int]) -> list[int]:
-        """Add the program's descriptors; returns those of ours to close once it has them."""
-        to_close: list[int] = []
+    def _arrange_streams(self, command: Command, steps: list[Step], fds: list[int], closed: list[int]) -> None:
+        """Add the program's descriptors; `closed` are those of the caller's standard ones that are not there."""
         uid, gid = self._box.payload_ids
 
         def give(fd: int, number: int) -> None:
             fds.append(fd)
             steps.append(Step(Phase.FILES, Verb.STDIO, (len(fds), number), "stdio"))
 
-        try:
-            theirs: dict[int, int] = {}
-            for number, (name, stream) in enumerate(
-                (("stdin", command.stdin), ("stdout", command.stdout), ("stderr", command.stderr))
-            ):
-                if stream == PIPE:
-                    read, write = os.pipe2(os.O_CLOEXEC)
-                    ours, fd = (write, read) if number == 0 else (read, write)
-                    to_close.append(fd)
-                    self._pipes[name] = ours
-                    if number == 0:
-                        os.set_blocking(ours, False)  # a full pipe; the others are read only when poll(2) says so
-                    if uid != os.geteuid():
-                        os.fchown(fd, uid, gid)  # or opening /dev/stdout inside would be refused
-                elif stream == STDOUT and number == 2:
-                    fd = theirs[1]
-                elif stream == DEVNULL or (stream is None and number in closed):
-                    fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-                    to_close.append(fd)
-                elif stream is None:
-                    fd = number
-                else:
-                    fd = stream if isinstance(stream, int) else stream.fileno()
-                theirs[number] = fd
-                give(fd, number)
-            for fd in command.pass_fds:
-                give(fd, fd)
-        except BaseException:
-            for fd in to_close:
-                os.close(fd)
-            raise
-        return to_close
+        theirs: dict[int, int] = {}
+        streams = (("stdin", command.stdin), ("stdout", command.stdout), ("stderr", command.stderr))
+        for number, (name, stream) in enumerate(streams):
+            if stream == PIPE:
+                read, write = os.pipe2(os.O_CLOEXEC)
+                self._pipes[name], fd = (write, read) if number == 0 else (read, write)
+                self._far_ends.append(fd)
+                if number == 0:
+                    os.set_blocking(write, False)  # a full pipe; the others are read only when poll(2) says so
+                if uid != os.geteuid():
+                    os.fchown(fd, uid, gid)  # or opening /dev/stdout inside would be refused
+            elif stream == STDOUT and number == 2:
+                fd = theirs[1]
+            elif stream == DEVNULL or (stream is None and number in closed):
+                fd = self._box.null
+            elif stream is None:
+                fd = number
+            else:
+                fd = stream if isinstance(stream, int) else stream.fileno()
+            theirs[number] = fd
+            give(fd, number)
+        for fd in command.pass_fds:
+            give(fd, fd)
 
     def _add_program(self, command: Command, steps: list[Step]) -> None:
         blueprint = self._box.blueprint
@@ -235,6 +225,7 @@ class Popen(Generic[AnyStr]):
 
     def _let_go(self) -> None:
         """Close and remove everything of this run on our side."""
+        self._close_far_ends()
         for fd in self._pipes.values():
             os.close(fd)
         self._pipes.clear()
@@ -243,6 +234,11 @@ class Popen(Generic[AnyStr]):
             self._run = None
         self._remove_leaf()
 
+    def _close_far_ends(self) -> None:
+        far_ends, self._far_ends = self._far_ends, []
+        for fd in far_ends:
+            os.close(fd)
+
     def _remove_leaf(self) -> None:
         leaf, self._leaf = self._leaf, None
         if leaf is not None:
@@ -250,6 +246,7 @@ class Popen(Generic[AnyStr]):
 
     def open_streams(self) -> None:
         """Make the caller's file objects of the pipes, blocking ones."""
+        self._close_far_ends()  # the caller waits for the end of the streams
         encoding, errors, bufsize = self._command.encoding, self._command.errors, self._command.bufsize
         by_line = encoding is not None and bufsize == 1
         for name, fd in self._pipes.items():
@@ -344,16 +341,8 @@ class Popen(Generic[AnyStr]):
         supervisor = self._supervisor
         supervisor.end(ending, now)
         self._drain()
-        readings = Readings()
-        if self._leaf is not None:
-            readings = self._leaf.readings()
-        for fd in self._pipes.values():
-            os.close(fd)
-        self._pipes.clear()
-        if self._run is not None:
-            self._run.close()
-            self._run = None
-        self._remove_leaf()
+        readings = Readings() if self._leaf is None else self._leaf.readings()
+        self._let_go()
         verdict, hit, evidence = supervisor.verdict(readings)
         usage = supervisor.usage(readings, self._setup_time, evidence)
         stdout, stderr = self._output("stdout"), self._output("stderr")

@@ -278,8 +278,10 @@ class Supervisor:
         if processes is None and self.processes_seen:
             processes = self.processes_seen
             sources["processes_peak"] = "the watch"
-        for name in ("cpu_time", "cpu_user", "cpu_system", "memory_peak", "processes_peak"):
-            if name in sources:
+        figures = {"cpu_time": self.cpu_time(readings), "cpu_user": user, "cpu_system": system}
+        figures |= {"memory_peak": peak, "processes_peak": processes}
+        for name, figure in figures.items():
+            if figure is not None and name in sources:
                 evidence[name] = sources[name]
         evidence["wall_time"] = "CLOCK_MONOTONIC"
         return Usage(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import time
 from abc import ABC, abstractmethod
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 
 from ..errors import SetupError
 from ..plan import CgroupRequest
+from ..result import Enforcement, Level
 
 LAYER = "CgroupLimits"
 
@@ -63,6 +65,11 @@ class Group(ABC):
     """Where a process makes the leaves of its runs: its own cgroup."""
 
     kind: str
+
+    @functools.cached_property
+    def enforcement(self) -> Enforcement:
+        """What limits in a leaf of this group amount to."""
+        return Enforcement(Level.FULL, self.kind)
 
     @abstractmethod
     def folders(self) -> list[str]:

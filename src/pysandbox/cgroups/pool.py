@@ -22,7 +22,7 @@ class Leaves:
         """A leaf with these limits, its counters at nothing."""
         with self._lock:
             for index, leaf in enumerate(self._free):
-                if leaf.request == request:
+                if leaf.request is request or leaf.request == request:
                     return self._free.pop(index)
         return group.create(fresh_name(), request)
 

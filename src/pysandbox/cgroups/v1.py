@@ -19,6 +19,15 @@ _PERIOD = 100_000  # microseconds of cpu.cfs_period_us, the kernel's default
 _RESIDUE = (256 << 10) * ((os.cpu_count() or 1) + 2)
 
 
+_SOURCES = {
+    "cpu_time": "cpuacct.usage",
+    "memory_peak": "memory.max_usage_in_bytes",
+    "oom_kills": "memory.oom_control",
+    "pids_refused": "pids.events",
+    "processes_peak": "pids.peak",
+}
+
+
 class Leaf(base.Leaf):
     """A folder in each hierarchy that a limit or a counter needs; its files stay open, as a leaf serves many runs."""
 
@@ -70,18 +79,11 @@ class Leaf(base.Leaf):
         found.memory_peak = self._number("memory", "memory.max_usage_in_bytes")
         found.oom_kills = self._keyed("memory", "memory.oom_control", "oom_kill")
         found.processes_peak = self._number("pids", "pids.peak")
-        found.pids_refused = 0
+        found.pids_refused = 0 if "pids" in self._paths else None
         # One process alone was refused nothing, unless one is all that it may have.
         if found.processes_peak is None or found.processes_peak > 1 or self.request.pids == 1:
             found.pids_refused = self._keyed("pids", "pids.events", "max")
-        sources = {
-            "cpu_time": "cpuacct.usage",
-            "memory_peak": "memory.max_usage_in_bytes",
-            "oom_kills": "memory.oom_control",
-            "pids_refused": "pids.events",
-            "processes_peak": "pids.peak",
-        }
-        found.sources = {name: source for name, source in sources.items() if getattr(found, name) is not None}
+        found.sources = _SOURCES
         self._spent |= bool(found.oom_kills or found.pids_refused or (found.processes_peak or 0) > 1)
         return found
 
@@ -122,15 +124,14 @@ class Group(base.Group):
         return list(dict.fromkeys(self._hierarchies.values()))
 
     def create(self, name: str, request: CgroupRequest) -> Leaf:
-        # Where nobody asked for limits the CPU time is what wait4(2) reports; a leaf more would cost a tenth of a run.
+        # Where nobody asked for limits there is one leaf, for memory: each more costs a run about a tenth.  CPU time is
+        # then what wait4(2) reports, and processes are not counted.
         wanted = {
+            "memory": True,
+            "pids": request.asked or request.pids is not None,
             "cpuacct": request.asked or request.exact_cpu,
-            "memory": request.memory is not None,
-            "pids": request.pids is not None,
+            "cpu": request.cpus is not None,
         }
-        wanted["memory"] |= "memory" in self._hierarchies  # also for the counter
-        wanted["pids"] |= "pids" in self._hierarchies
-        wanted["cpu"] = request.cpus is not None
         needed = {"memory": request.memory, "pids": request.pids, "cpu": request.cpus}
         for controller, limit in needed.items():
             if limit is not None and controller not in self._hierarchies:

@@ -90,7 +90,7 @@ class _Link:
 
 @dataclass(frozen=True)
 class _Devices:
-    """A minimal /dev."""
+    """A minimal /dev: a folder of the root, which ends up read-only, with devices of the host mounted in it."""
 
 
 _Entry = Bind | Tmpfs | _File | _Link | _Devices
@@ -315,8 +315,6 @@ class ChrootJail(Layer):
 
     def _add_devices(self, blueprint: Blueprint) -> None:
         add = blueprint.add
-        owner = blueprint.facts.init_uid | blueprint.facts.init_gid << 32
-        add(self.name, Phase.MOUNTS, Verb.MOUNT_TMPFS, "/dev", 1 << 16, 64, 0o755, NOSUID | NOEXEC, owner)
         for name, (major, minor) in _DEVICE_NUMBERS.items():
             slot = blueprint.tree()
             device = os.makedev(major, minor)
@@ -325,7 +323,6 @@ class ChrootJail(Layer):
         add(self.name, Phase.MOUNTS, Verb.MOUNT_DEVPTS, "/dev/pts", NOSUID | NOEXEC)
         for path, destination in _DEVICE_LINKS.items():
             add(self.name, Phase.MOUNTS, Verb.SYMLINK, destination, path)
-        add(self.name, Phase.SEAL, Verb.READ_ONLY, "/dev")
 
     def _add_proc(self, blueprint: Blueprint) -> None:
         add = blueprint.add

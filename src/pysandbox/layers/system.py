@@ -16,7 +16,6 @@ _ETC = (
     "localtime",
     "pki/tls",
     "ssl/certs",
-    "ssl/openssl.cnf",
 )
 
 Pairs = tuple[tuple[str, str], ...]
@@ -55,6 +54,15 @@ def _linker_folders() -> bytes:
     return "".join(f"{folder}\n" for folder in folders).encode("utf-8", "surrogateescape")
 
 
+def _copy_of(path: str) -> list[tuple[str, bytes]]:
+    """A small file of the host, copied: cheaper than a mount; none where it is not there or not readable."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError:
+        return []
+    return [(path, content)] if len(content) <= 1 << 16 else []
+
+
 @functools.cache
 def own_files(uid: int, home: str) -> tuple[tuple[str, bytes], ...]:
     """Files of the box's own in place of the host's."""
@@ -66,6 +74,7 @@ def own_files(uid: int, home: str) -> tuple[tuple[str, bytes], ...]:
         ("/etc/passwd", f"root:x:0:0:root:{home}:/bin/sh\n{user}{nobody}".encode()),
         ("/etc/group", f"root:x:0:\n{group}{nogroup}".encode()),
         ("/etc/ld.so.conf", _linker_folders()),
+        *_copy_of("/etc/ssl/openssl.cnf"),
         ("/etc/hosts", b"127.0.0.1 localhost sandbox\n::1 localhost\n"),
         ("/etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files dns\n"),
     )

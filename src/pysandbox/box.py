@@ -42,6 +42,8 @@ ORDER_SIGNAL, ORDER_SIGNAL_GROUP, ORDER_KILL = 1, 2, 3
 _NO_STEP = 0xFFFFFFFF
 _PATIENCE = 60.0  # seconds that init may take to answer, before the box is given up
 
+_PATIENCE_TIMEVAL = struct.pack("@ll", int(_PATIENCE), 0)
+
 _SPAWN_STEPS = ("mmap", "clone", "capset", "dup3", "execveat")
 
 _image_lock = threading.Lock()
@@ -271,9 +273,8 @@ class Box:
                         raise
             if not self._ready:
                 self.wait_until_ready()
-            ours.settimeout(_PATIENCE)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE_TIMEVAL)
             data = ours.recv(REPLY.size)
-            ours.setblocking(False)
         except BaseException as error:
             ours.close()
             if isinstance(error, OSError) and not isinstance(error, SandboxError):

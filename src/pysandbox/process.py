@@ -11,6 +11,7 @@ import os
 import resource
 import select
 import signal
+import socket
 import time
 import warnings
 from collections.abc import Callable
@@ -40,6 +41,8 @@ from .supervise import Bounds, Ending, Order, Supervisor
 _CHUNK = 1 << 16
 
 
+#: four times what execve(2) takes at most (a quarter of the largest RLIMIT_STACK that it heeds, 6 MiB)
+_ROOM_FOR_ANY = 24 << 20
 _UNSHARE_CGROUP = Step(Phase.CGROUP_NAMESPACE, Verb.UNSHARE_CGROUP, (), "Namespaces")
 
 
@@ -320,7 +323,7 @@ class Popen(Generic[AnyStr]):
         """Take init's report of the end."""
         assert self._run is not None
         try:
-            data = self._run.socket.recv(REPLY.size)
+            data = self._run.socket.recv(REPLY.size, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
@@ -595,7 +598,7 @@ def _check_room(command: Command, box: Box) -> None:
     While they are copied by execve(2) the child still shares init's memory, and an OOM kill would take both.
     """
     request = command.limits if command.limits is not None else box.blueprint.cgroup
-    if request is None or request.memory is None:
+    if request is None or request.memory is None or request.memory > _ROOM_FOR_ANY:
         return
     env = box.blueprint.environment if command.env is None else command.env
     room = sum(len(word) for word in command.args) + sum(len(name) + len(value) for name, value in env)

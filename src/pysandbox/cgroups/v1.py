@@ -57,10 +57,10 @@ class Leaf(base.Leaf):
         text = self._read(controller, name)
         return int(text) if text is not None and text.strip().isdigit() else None
 
-    def _keyed(self, controller: str, name: str, key: str) -> int | None:
-        for line in (self._read(controller, name) or b"").decode().splitlines():
-            word, _, value = line.partition(" ")
-            if word == key and value.strip().isdigit():
+    def _keyed(self, controller: str, name: str, key: bytes) -> int | None:
+        for line in (self._read(controller, name) or b"").split(b"\n"):
+            word, _, value = line.partition(b" ")
+            if word == key and value.isdigit():
                 return int(value)
         return None
 
@@ -77,12 +77,12 @@ class Leaf(base.Leaf):
     def readings(self) -> base.Readings:
         found = base.Readings(cpu_time=self.cpu_time())
         found.memory_peak = self._number("memory", "memory.max_usage_in_bytes")
-        found.oom_kills = self._keyed("memory", "memory.oom_control", "oom_kill")
+        found.oom_kills = self._keyed("memory", "memory.oom_control", b"oom_kill")
         found.processes_peak = self._number("pids", "pids.peak")
         found.pids_refused = 0 if "pids" in self._paths else None
         # One process alone was refused nothing, unless one is all that it may have.
         if found.processes_peak is None or found.processes_peak > 1 or self.request.pids == 1:
-            found.pids_refused = self._keyed("pids", "pids.events", "max")
+            found.pids_refused = self._keyed("pids", "pids.events", b"max")
         found.sources = _SOURCES
         self._spent |= bool(found.oom_kills or found.pids_refused or (found.processes_peak or 0) > 1)
         return found

@@ -33,7 +33,6 @@ def counts_processes(namespaces: frozenset[str]) -> bool:
     return "user" in namespaces and kernel_version() >= (5, 14)
 
 
-@functools.cache
 def kernel_version() -> tuple[int, int]:
     """The running kernel's first two numbers."""
     major, _, rest = platform.release().partition(".")

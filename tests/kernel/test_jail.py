@@ -160,7 +160,7 @@ def test_a_folder_of_the_host_that_is_shared_by_bind_does_show(shared: Path) -> 
 
 def test_every_mount_is_read_only_but_the_boxs_own_few() -> None:
     writable = {path for path, flags in answer("answer = mounts()").items() if "rw" in flags}
-    nodes = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty")}
+    nodes = {f"/dev/{name}" for name in ("null", "zero", "full", "urandom", "tty")}
     assert writable == {"/box", "/tmp", "/dev/shm", "/dev/pts"} | nodes
 
 
@@ -170,8 +170,8 @@ def test_every_mount_is_nosuid() -> None:
 
 def test_every_mount_outside_dev_is_nodev() -> None:
     without = {path for path, flags in answer("answer = mounts()").items() if "nodev" not in flags}
-    nodes = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty")}
-    assert without == {"/dev", "/dev/pts"} | nodes
+    nodes = {f"/dev/{name}" for name in ("null", "zero", "full", "urandom", "tty")}
+    assert without == {"/dev/pts"} | nodes
 
 
 def test_no_mount_is_there_beyond_those_granted() -> None:
@@ -422,7 +422,9 @@ def test_a_symlink_says_what_it_was_given() -> None:
 
 def test_a_hidden_folder_is_empty_and_stays_so() -> None:
     code = "answer = [os.listdir('/usr/share'), error_of(write, '/usr/share/new')]"
-    assert answer(code, ChrootJail(hide=("/usr/share",))) == [[], "EROFS"]
+    listed, writing = answer(code, ChrootJail(hide=("/usr/share",)))
+    assert listed == []
+    assert writing in ("EROFS", "ENOENT")  # what covers it is a folder that has been removed
 
 
 def test_that_folder_is_not_empty_unless_hidden() -> None:

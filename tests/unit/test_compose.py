@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import os
 import pickle
+import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -449,10 +450,11 @@ def test_limits_that_were_pickled_are_asked_for() -> None:
 
 
 def test_the_default_limits_bound_memory_and_processes() -> None:
-    request = compose((), DEFAULT, False).cgroup
-    assert request is not None
-    assert request.memory is not None
-    assert request.pids is not None
+    blueprint = compose((), DEFAULT, False)
+    assert blueprint.cgroup is not None
+    assert blueprint.cgroup.memory is not None
+    by_rlimit = [args for args in calls(blueprint.run_plan([]), Verb.SETRLIMIT) if args[0] == resource.RLIMIT_NPROC]
+    assert by_rlimit or blueprint.cgroup.pids is not None
 
 
 # --- environment and clocks ------------------------------------------------------------------------------------

@@ -268,6 +268,8 @@ class Popen(Generic[AnyStr]):
             return
         if order is Order.TERMINATE:
             self._run.order(ORDER_SIGNAL_GROUP, signal.SIGTERM)
+        elif order is Order.END_BOX:
+            self._box.kill()
         else:
             if self._leaf is not None:
                 self._leaf.stop_forks()

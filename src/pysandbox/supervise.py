@@ -15,6 +15,7 @@ from .cgroups import Readings
 from .result import Usage, Verdict
 
 _CPUS = os.cpu_count() or 1
+PATIENCE = 10.0  # seconds that a killed tree may take to be gone
 _TICK = 0.02  # the kernel checks RLIMIT_CPU at its timer ticks only
 _SHORTEST_LOOK = 0.001  # seconds between two readings of a CPU counter
 
@@ -24,6 +25,7 @@ class Order(enum.Enum):
 
     TERMINATE = "terminate"  #: SIGTERM to the program's process group; KILL follows
     KILL = "kill"  #: SIGKILL to the whole tree
+    END_BOX = "end the box"  #: the tree would not die: end the box, and everything in it, at once
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class Supervisor:
     processes_seen: int = 0
     _stopping: bool = False
     _kill_at: float | None = None
-    _killed: bool = False
+    _killed_at: float | None = None
+    _gave_up: bool = False
     _next_cpu_look: float | None = None
 
     @property
@@ -98,9 +101,13 @@ class Supervisor:
                 times.append(self.started + self.bounds.wall)
             if self.bounds.cpu is not None or self.bounds.memory is not None:
                 times.append(self._next_cpu_look if self._next_cpu_look is not None else now)
-        elif self._kill_at is not None and not self._killed:
+        elif self._killed_at is not None:
+            times.append(self._killed_at + PATIENCE)
+        elif self._kill_at is not None:
             times.append(self._kill_at)
-        return max(0.0, min(times) - now) if times else None
+        if self._gave_up or not times:
+            return None
+        return max(0.0, min(times) - now)
 
     def wants_counters(self, now: float) -> bool:
         """Whether `look` should be given fresh counters."""
@@ -113,8 +120,12 @@ class Supervisor:
         if self.ending is not None:
             return None
         if self._stopping:
-            if self._kill_at is not None and now >= self._kill_at and not self._killed:
-                self._killed = True
+            if self._killed_at is not None:
+                if now >= self._killed_at + PATIENCE and not self._gave_up:
+                    self._gave_up = True
+                    return Order.END_BOX
+            elif self._kill_at is not None and now >= self._kill_at:
+                self._killed_at = now
                 return Order.KILL
             return None
         if cpu is not None:
@@ -171,7 +182,8 @@ class Supervisor:
         if self.bounds.grace > 0 and not at_once:
             self._kill_at = now + self.bounds.grace
             return Order.TERMINATE
-        self._killed = True
+        if self._killed_at is None:
+            self._killed_at = now
         return Order.KILL
 
     def note(self, now: float, verdict: Verdict, detail: str) -> None:
@@ -230,6 +242,8 @@ class Supervisor:
         assert self.ending is not None
         if self.ledger is not None:  # what we did ourselves is certain, and comes first
             evidence["ledger"] = f"{self.ledger.verdict.name} at {self.ledger.at:.4f} s: {self.ledger.detail}"
+            if self._gave_up:
+                evidence["box"] = f"ended with the run, whose processes were not gone {PATIENCE} s after SIGKILL"
             return self.ledger.verdict
         if self.ending.lost:
             evidence["box"] = "init ended before the run did, and the run with it"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pysandbox import Verdict
 from pysandbox.cgroups import Readings
-from pysandbox.supervise import Bounds, Ending, Order, Supervisor
+from pysandbox.supervise import PATIENCE, Bounds, Ending, Order, Supervisor
 
 START = 1000.0
 CPUS = os.cpu_count() or 1
@@ -73,10 +73,10 @@ def test_past_the_wall_limit_the_verdict_says_so_with_evidence() -> None:
     assert "2.5000 s passed, limit 2.0 s" in str(evidence["ledger"])
 
 
-def test_after_a_kill_nothing_is_ordered_and_nothing_waited_for() -> None:
+def test_after_a_kill_only_its_effect_is_waited_for() -> None:
     run = supervisor(wall=2.0, cpu=1.0, memory=1)
     assert run.look(START + 2) is Order.KILL
-    assert run.next_look(START + 3) is None
+    assert run.next_look(START + 3) == PATIENCE - 1
     assert not run.wants_counters(START + 3)
     assert run.look(START + 4, cpu=9.0, memory=9) is None
 
@@ -222,7 +222,7 @@ def test_with_grace_a_run_is_terminated_and_then_killed() -> None:
     assert run.next_look(START + 3.5) == 0.0
     assert run.look(START + 3) is Order.KILL
     assert run.look(START + 4) is None
-    assert run.next_look(START + 4) is None
+    assert run.next_look(START + 4) == PATIENCE - 1
 
 
 def test_a_run_that_ends_within_its_grace_is_not_killed() -> None:
@@ -599,3 +599,16 @@ def test_in_any_order_of_events_kills_are_final_and_the_first_cause_stays(
     assert orders.count(Order.TERMINATE) <= 1
     verdict = conclude(run, exited(0))[0]
     assert first is None or verdict is first.verdict
+
+
+def test_a_tree_that_will_not_die_takes_the_box_with_it() -> None:
+    run = supervisor(wall=1.0)
+    assert run.look(START + 1) is Order.KILL
+    assert run.next_look(START + 1) == PATIENCE
+    assert run.look(START + 1 + PATIENCE - 0.1) is None
+    assert run.look(START + 1 + PATIENCE) is Order.END_BOX
+    assert run.look(START + 2 + PATIENCE) is None
+    assert run.next_look(START + 2 + PATIENCE) is None
+    verdict, _, evidence = conclude(run, killed_by(signal.SIGKILL, lost=True))
+    assert verdict is Verdict.WALL_TIME_EXCEEDED
+    assert "not gone" in str(evidence["box"])

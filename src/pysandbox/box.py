@@ -33,7 +33,7 @@ from .plan import Blueprint, IdRequest, Plan, Step
 
 _HEAD = struct.Struct("=IIII")
 _MAGIC = 0x50594258
-_SETUP, _RUN, _OPEN, _LAST_RUN = 1, 2, 3, 4
+_SETUP, _RUN, _OPEN, _LAST_RUN, _PREPARE = 1, 2, 3, 4, 5
 _OPEN_BODY = struct.Struct("=IIIII")
 REPLY = struct.Struct("=IIiiiI7Q")
 READY, FAILED, STARTED, ENDED = 1, 2, 3, 4
@@ -42,6 +42,9 @@ ORDER_SIGNAL, ORDER_SIGNAL_GROUP, ORDER_KILL = 1, 2, 3
 _NO_STEP = 0xFFFFFFFF
 _PATIENCE = 60.0  # seconds that init may take to answer, before the box is given up
 
+_FITS_INTO_SOCKET = (
+    64 << 10
+)  # bytes that a stream socket surely takes while nobody reads (net.core.wmem_default, socket(7))
 _PATIENCE_TIMEVAL = struct.pack("@ll", int(_PATIENCE), 0)
 
 _SPAWN_STEPS = ("mmap", "clone", "capset", "dup3", "execveat")
@@ -131,11 +134,22 @@ class Box:
                 self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
                 self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
                 with theirs:
+                    self._control.settimeout(_PATIENCE)
+                    prepare = blueprint.prepare_plan
+                    early = len(prepare.encoded) <= _FITS_INTO_SOCKET
+                    if early:  # init finds it there when it starts, and works on it while the id maps are written
+                        self._send(_PREPARE, prepare.encoded)
                     self._spawn(theirs)
-            self._control.settimeout(_PATIENCE)
-            if blueprint.ids is not None:
-                self._map_ids(blueprint.ids)
-            self._send(_SETUP, blueprint.box_plan.encoded)
+            if not early:
+                self._send(_PREPARE, prepare.encoded)
+            try:
+                if blueprint.ids is not None:
+                    self._map_ids(blueprint.ids)
+                self._send(_SETUP, blueprint.setup_plan.encoded)
+            except SandboxError:
+                if _is_readable(self._control.fileno(), 0):
+                    self._take_setup_reply()  # init has ended, and said why
+                raise
         except BaseException:
             self.close()
             raise
@@ -213,13 +227,17 @@ class Box:
             if self._ready:
                 return
             try:
-                reply, _ = self._receive_reply()
-                if reply.kind != READY:
-                    raise step_error(self.blueprint.box_plan, reply)
+                self._take_setup_reply()
             except BaseException:
                 self.close()
                 raise
             self._ready = True
+
+    def _take_setup_reply(self) -> None:
+        reply, _ = self._receive_reply()
+        if reply.kind != READY:
+            plan = self.blueprint.prepare_plan if reply.status else self.blueprint.setup_plan
+            raise step_error(plan, reply)
 
     # --- talking to init ------------------------------------------------------------------------------------
 

@@ -306,6 +306,16 @@ class Blueprint:
         """The steps of the box, in the order of their phases."""
         return Plan(tuple(sorted(self.box_steps, key=lambda step: step.phase)))
 
+    @cached_property
+    def prepare_plan(self) -> Plan:
+        """The part of the box's plan that needs no id maps."""
+        return Plan(tuple(step for step in self.box_plan if step.phase <= Phase.SOURCES))
+
+    @cached_property
+    def setup_plan(self) -> Plan:
+        """The rest of it."""
+        return Plan(tuple(step for step in self.box_plan if step.phase > Phase.SOURCES))
+
     def run_plan(self, more: list[Step]) -> Plan:
         """The steps of one run: those of the layers and `more`, in the order of their phases."""
         return Plan(tuple(sorted(self.run_steps + more, key=lambda step: step.phase)))

@@ -194,17 +194,19 @@ def test_malformed_requests_end_the_box_and_never_crash_init(sanitized_init: lis
 
 
 def test_a_malformed_plan_of_the_box_is_refused_with_its_step(sanitized_init: list[int | None]) -> None:
-    blueprint = compose((), DEFAULT, False)
-    encoded = bytearray(blueprint.box_plan.encoded)
-    encoded[8 + 56 * 3] = 0xFF  # the fourth step's verb
-    blueprint = compose((ChrootJail(size="1M"),), DEFAULT, False)
-    plan = Plan(blueprint.box_plan.steps)
-    plan.__dict__["encoded"] = bytes(encoded)
-    blueprint.__dict__["box_plan"] = plan
-    try:
-        target = Box(blueprint)
-        with pytest.raises(SetupError) as caught:
-            target.wait_until_ready()
-    finally:
+    layers = (ChrootJail(size="1M"),)
+    for part in ("prepare_plan", "setup_plan"):
         compose.__globals__["_compose_cached"].cache_clear()
-    assert caught.value.errno == errno.EINVAL
+        blueprint = compose(layers, DEFAULT, False)
+        plan = Plan(getattr(blueprint, part).steps)
+        encoded = bytearray(plan.encoded)
+        encoded[8 + 56 * 2] = 0xFF  # the third step's verb
+        plan.__dict__["encoded"] = bytes(encoded)
+        blueprint.__dict__[part] = plan
+        try:
+            with pytest.raises(SetupError) as caught:
+                Box(blueprint).wait_until_ready()
+        finally:
+            compose.__globals__["_compose_cached"].cache_clear()
+        assert caught.value.errno == errno.EINVAL
+        assert caught.value.step == plan.steps[2].name

@@ -497,28 +497,40 @@ static void request_open(struct state *s, const struct request *request)
         sys_close((int)fd);
 }
 
-static void request_setup(struct state *s, const struct request *request)
+/* Carries out a part of the box's plan; what has failed ends the box. */
+static void carry_out(struct state *s, const struct request *request, struct pb_reply *reply)
 {
     struct pb_plan plan;
-    struct pb_reply reply = {.kind = PB_READY};
-    int error = pb_decode(request->body, request->head.length, request->fds, request->n_fds, &plan, &reply.step);
+    int error = pb_decode(request->body, request->head.length, request->fds, request->n_fds, &plan, &reply->step);
     if (!error)
-        error = pb_execute(&s->context, &plan, &reply.step);
-    if (!error && !open_children(s) && !s->is_pid1) {
-        reply.step = NO_STEP;
-        error = ENOSYS; /* a tree that is not alone in its PID namespace is found through /proc only */
+        error = pb_execute(&s->context, &plan, &reply->step);
+    if (!error)
+        return;
+    reply->kind = PB_FAILED;
+    reply->error = error;
+    send_reply(s->control, reply, -1);
+    end_box(s);
+}
+
+static void request_prepare(struct state *s, const struct request *request)
+{
+    struct pb_reply reply = {.status = 1};
+    carry_out(s, request, &reply);
+}
+
+static void request_setup(struct state *s, const struct request *request)
+{
+    struct pb_reply reply = {.kind = PB_READY};
+    carry_out(s, request, &reply);
+    if (!open_children(s) && !s->is_pid1) {
+        send_failure(s->control, NO_STEP, ENOSYS); /* its tree is found through /proc only */
+        end_box(s);
     }
     if (s->is_pid1 && s->context.host_proc >= 0) {
         sys_close(s->context.host_proc);
         s->context.host_proc = -1;
     }
-    if (error) {
-        reply.kind = PB_FAILED;
-        reply.error = error;
-    }
     send_reply(s->control, &reply, -1);
-    if (error)
-        end_box(s);
 }
 
 /* --- the loop --------------------------------------------------------------------------------------------------- */
@@ -548,6 +560,7 @@ static void take_request(struct state *s)
     if (!receive(s->control, &request))
         end_box(s);
     switch (request.head.request) {
+    case PB_PREPARE: request_prepare(s, &request); break;
     case PB_SETUP: request_setup(s, &request); break;
     case PB_RUN:
     case PB_LAST_RUN: request_run(s, &request); break;

@@ -1,6 +1,7 @@
 /* proto.h: what the application and init say to each other.  pysandbox/box.py is the other side.
  *
- * A failed SETUP ends the box, so that requests which are on their way already find nobody.
+ * PREPARE is the first part of the set-up, which needs no id maps and so can be sent before they are written; it is
+ * answered only if it fails.  A failed PREPARE or SETUP ends the box, so that requests which are on their way already find nobody.
  *
  * The control socket (a stream) carries requests, a fixed head and then `length` bytes; descriptors
  * ride on the head.  A request RUN brings a socket of its own for that run (SOCK_SEQPACKET), on which
@@ -16,7 +17,7 @@
 #define PB_MAX_BODY (32u << 20)
 #define PB_MAX_FDS 250 /* the kernel's SCM_MAX_FD is 253 */
 
-enum pb_request { PB_SETUP = 1, PB_RUN = 2, PB_OPEN = 3, PB_LAST_RUN = 4 /* the box ends with it */ };
+enum pb_request { PB_SETUP = 1, PB_RUN = 2, PB_OPEN = 3, PB_LAST_RUN = 4 /* the box ends with it */, PB_PREPARE = 5 };
 
 struct pb_head {
     uint32_t magic;
@@ -39,7 +40,7 @@ struct pb_reply {
     uint32_t kind;
     uint32_t step; /* FAILED: index of the step in its plan */
     int32_t error; /* FAILED: errno */
-    int32_t status; /* ENDED: wait status of the program itself */
+    int32_t status; /* ENDED: wait status of the program itself; FAILED: 1 if it was PREPARE's step */
     int32_t pid; /* STARTED: its pid inside the box */
     uint32_t killed; /* ENDED: processes of the run that outlived the program and were killed */
     uint64_t user_us, system_us; /* ENDED: CPU of every process of the run that was reaped */

@@ -109,6 +109,11 @@ def userns_remedy() -> str:
         return "user namespaces are switched off for users: sysctl kernel.unprivileged_userns_clone=1"
     if _read("/proc/sys/user/max_user_namespaces").strip() == "0":
         return "no user namespace is allowed: sysctl user.max_user_namespaces=15000"
+    if os.geteuid() != 0 and _read("/sys/module/apparmor/parameters/enabled").strip() == "Y":
+        return (
+            "if AppArmor is what keeps capabilities from user namespaces here, as on Ubuntu 24.04: "
+            "an AppArmor profile with 'userns,' for this Python"
+        )
     return ""
 
 

@@ -42,6 +42,7 @@ ORDER_SIGNAL, ORDER_SIGNAL_GROUP, ORDER_KILL = 1, 2, 3
 _NO_STEP = 0xFFFFFFFF
 _PATIENCE = 60.0  # seconds that init may take to answer, before the box is given up
 
+_LARGEST_BODY = 32 << 20  # PB_MAX_BODY of native/proto.h
 _FITS_INTO_SOCKET = (
     64 << 10
 )  # bytes that a stream socket surely takes while nobody reads (net.core.wmem_default, socket(7))
@@ -247,6 +248,8 @@ class Box:
             raise SandboxError("a box belongs to the process that made it; make another after a fork")
         if control is None:
             raise SandboxError("the box has ended")
+        if len(body) > _LARGEST_BODY:
+            raise _setup_error(errno.E2BIG, "init", "send", {"bytes": len(body)})
         fds = fds or []
         head = _HEAD.pack(_MAGIC, request, len(body), len(fds))
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"={len(fds)}i", *fds))] if fds else []
@@ -314,8 +317,12 @@ class Box:
         body = _OPEN_BODY.pack(flags, mode, facts.uid, facts.gid, 0) + name
         self.wait_until_ready()
         with self._lock:
-            self._send(_OPEN, body)
-            reply, fd = self._receive_reply()
+            try:
+                self._send(_OPEN, body)
+                reply, fd = self._receive_reply()
+            except BaseException:
+                self.kill()  # interrupted in between, the next answer would be taken for that of another question
+                raise
         if reply.kind != READY:
             text = os.strerror(reply.error)
             if reply.error == errno.ENXIO:

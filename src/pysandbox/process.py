@@ -74,6 +74,7 @@ class Popen(Generic[AnyStr]):
         self._command = command
         self._others = others
         self._result: Result[AnyStr] | None = None
+        self._owner = os.getpid()
         self._last_of_box = last_of_box
         self._on_end: list[Callable[[Popen[Any]], None]] = []
         self._undecodable: UnicodeDecodeError | None = None
@@ -194,8 +195,8 @@ class Popen(Generic[AnyStr]):
                 read, write = os.pipe2(os.O_CLOEXEC)
                 self._pipes[name], fd = (write, read) if number == 0 else (read, write)
                 self._far_ends.append(fd)
-                if number == 0:
-                    os.set_blocking(write, False)  # a full pipe; the others are read only when poll(2) says so
+                # Ours never block: the payload can take back from a pipe what poll(2) has just announced.
+                os.set_blocking(self._pipes[name], False)
                 if uid != os.geteuid():
                     os.fchown(fd, uid, gid)  # or opening /dev/stdout inside would be refused
             elif stream == STDOUT and number == 2:
@@ -433,7 +434,10 @@ class Popen(Generic[AnyStr]):
 
     def _read_output(self, name: str) -> int:
         """Take a piece of the output that poll(2) said is there; returns its length."""
-        piece = os.read(self._pipes[name], _CHUNK)
+        try:
+            piece = os.read(self._pipes[name], _CHUNK)
+        except BlockingIOError:
+            return 0
         if not piece:
             self._close_pipe(name)
         keep, order = self._supervisor.add_output(name, len(piece), time.monotonic())
@@ -521,7 +525,7 @@ class Popen(Generic[AnyStr]):
                     stream.flush()
             fd = os.dup(stream.fileno())
             os.set_inheritable(fd, False)
-            os.set_blocking(fd, name != "stdin")
+            os.set_blocking(fd, False)
             with contextlib.suppress(OSError):
                 stream.close()
             self._pipes[name] = fd
@@ -551,9 +555,11 @@ class Popen(Generic[AnyStr]):
 
     def close(self) -> None:
         """End the program if it still runs, and close the streams."""
+        if os.getpid() != self._owner:  # a forked copy of the application: the run is not ours to end
+            return
         if self._result is None:
             self.kill()
-            while self._result is None:
+            while self._result is None and self._run is not None:  # no run: its end was interrupted
                 self._step(None)
         for stream in (self.stdin, self.stdout, self.stderr):
             if stream is not None and not stream.closed:

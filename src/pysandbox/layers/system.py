@@ -105,7 +105,7 @@ def python_links() -> Pairs:
     """The symlinks by which `sys.executable` reaches its file, where they lie outside the folders above."""
     found = []
     bound = [*_prefixes(), "/usr", *(os.path.normpath(p) for p in (sys.prefix, sys.base_prefix))]
-    path = sys.executable or ""
+    path = os.path.normpath(sys.executable) if sys.executable else ""
     for _ in range(40):  # as many as the kernel follows
         if not path or not os.path.islink(path):
             break

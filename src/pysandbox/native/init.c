@@ -284,7 +284,13 @@ static void settle(struct state *s)
 {
     struct run *run = &s->run;
     bool left = reap(s); /* no child at all means no descendant either: orphans fall to us */
-    if (run->socket < 0 || !run->ending)
+    if (run->socket < 0) {
+        /* Nobody's: what fell to us when a payload with our uid had killed the keeper of its run. */
+        if (left && s->is_pid1 && s->n_keepers == 0)
+            sys_kill(-1, PB_SIGKILL);
+        return;
+    }
+    if (!run->ending)
         return;
     if (left && s->is_pid1 && s->n_keepers == 0) {
         sys_kill(-1, PB_SIGKILL); /* all but ourselves, at once: kill(2) */

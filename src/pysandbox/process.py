@@ -12,6 +12,7 @@ import resource
 import select
 import signal
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -75,6 +76,7 @@ class Popen(Generic[AnyStr]):
         self._others = others
         self._result: Result[AnyStr] | None = None
         self._owner = os.getpid()
+        self._stepping = threading.RLock()
         self._last_of_box = last_of_box
         self._on_end: list[Callable[[Popen[Any]], None]] = []
         self._undecodable: UnicodeDecodeError | None = None
@@ -293,8 +295,11 @@ class Popen(Generic[AnyStr]):
 
     def _step(self, patience: float | None) -> None:
         """Wait for one thing to happen, `patience` seconds at most, and see to it."""
-        if self._run is None:
-            return
+        with self._stepping:  # another thread may be at it; what it waits for wakes us both
+            if self._run is not None:
+                self._step_alone(patience)
+
+    def _step_alone(self, patience: float | None) -> None:
         wait = patience
         if self._supervisor.watches:
             pause = self._supervisor.next_look(time.monotonic())
@@ -380,8 +385,11 @@ class Popen(Generic[AnyStr]):
             names = [name for name in ready if left.get(name, 0) > 0]
             if not names:
                 return
-            for name in names:
-                left[name] -= self._read_output(name)
+            taken = {name: self._read_output(name) for name in names}
+            if not any(taken.values()):
+                return
+            for name, count in taken.items():
+                left[name] -= count
 
     def _output(self, name: str) -> Any:
         if name not in self._collected:

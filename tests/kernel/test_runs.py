@@ -340,3 +340,31 @@ def test_two_runs_at_once_without_proc_are_refused_and_not_mixed_up() -> None:
                 box.run(["/bin/true"])
             assert "one run at a time" in caught.value.hint
         assert box.run(["/bin/true"])
+
+
+def test_a_payload_that_takes_its_output_back_blocks_nobody(box: Sandbox) -> None:
+    code = """
+import os, time
+out, back = os.open("/proc/self/fd/1", os.O_WRONLY), os.open("/proc/self/fd/1", os.O_RDONLY | os.O_NONBLOCK)
+end = time.monotonic() + 5
+while time.monotonic() < end:
+    os.write(out, b"x")
+    try:
+        os.read(back, 1)
+    except BlockingIOError:
+        pass
+"""
+    result = box.run([sys.executable, "-c", code], timeout=1)
+    assert result.verdict is Verdict.WALL_TIME_EXCEEDED
+    assert result.usage.wall_time < 4
+
+
+def test_a_box_may_be_reset_while_another_thread_waits_for_a_run(box: Sandbox) -> None:
+    results: list[pysandbox.Result[bytes]] = []
+    thread = threading.Thread(target=lambda: results.append(box.run(["sleep", "100"])))
+    thread.start()
+    time.sleep(0.2)
+    box.reset()
+    thread.join(20)
+    assert [result.verdict for result in results] == [Verdict.KILLED]
+    assert box.run(["/bin/true"])

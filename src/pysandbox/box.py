@@ -132,7 +132,6 @@ class Box:
         self._ready = False
         try:
             with descriptors.reserved():
-                self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
                 self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
                 with theirs:
                     self._control.settimeout(_PATIENCE)
@@ -151,6 +150,7 @@ class Box:
                 if _is_readable(self._control.fileno(), 0):
                     self._take_setup_reply()  # init has ended, and said why
                 raise
+            self.null = descriptors.open_above(os.devnull, os.O_RDWR)
         except BaseException:
             self.close()
             raise
@@ -160,7 +160,7 @@ class Box:
         image = _init_image()
         application = os.pidfd_open(os.getpid())
         try:
-            spawned = lib.pb_spawn(image, control.fileno(), application, flags)
+            spawned = lib.pb_spawn(image, control.fileno(), application, flags, self.blueprint.init_capabilities)
         finally:
             os.close(application)
         if spawned.error:

@@ -82,14 +82,20 @@ def check_base(base: object) -> Base:
 
 def compose(given: tuple[object, ...], base: Base, degrade: bool) -> Blueprint:
     """Make the blueprint of a box.  Looks at the host; changes nothing."""
+    if not given and base is DEFAULT and not ambient.get():
+        return _compose_default(degrade, *_who())
     base = check_base(base)
     check_given(given)
     layers = tuple(sorted(merge(given, base).values(), key=lambda layer: layer.name))
     asked = not any(layer is DEFAULT_LIMITS for layer in layers)  # an equal layer of the caller's is asked for
     if any(layer.looks_at_host for layer in layers) or _draws_ids(layers):
         return _compose(layers, degrade, asked)
-    # All else that a blueprint depends on: who is asking, and from where.
-    return _compose_cached(layers, degrade, asked, os.getpid(), os.geteuid(), os.getegid(), _working_directory())
+    return _compose_cached(layers, degrade, asked, *_who())
+
+
+def _who() -> tuple[int, int, int, str]:
+    """All else that a blueprint depends on: who is asking, and from where."""
+    return os.getpid(), os.geteuid(), os.getegid(), _working_directory()
 
 
 def _working_directory() -> str:
@@ -103,6 +109,12 @@ def _draws_ids(layers: tuple[Layer, ...]) -> bool:
     """Whether the payload's host ids are drawn for each box: a root caller's, without a user namespace to map them."""
     own = [layer for layer in layers if isinstance(layer, Namespaces)]
     return bool(own) and not own[0].user and features.is_privileged()
+
+
+@functools.lru_cache(maxsize=4)
+def _compose_default(degrade: bool, *_who: object) -> Blueprint:
+    """The same for the default layers, whose hashes and order cost as much as the rest of the way to a box."""
+    return _compose(default_layers(), degrade, False)
 
 
 @functools.lru_cache(maxsize=64)

@@ -63,32 +63,33 @@ class Verb(enum.IntEnum):
     WRITE_FILE = 6
     ATTACH_TREE = 7
     MOUNT_TMPFS = 8
-    MOUNT_PROC = 9
-    MOUNT_DEVPTS = 10
-    MASK = 11
-    READ_ONLY = 12
-    PIVOT_ROOT = 13
-    CHROOT = 14
-    SETHOSTNAME = 15
-    LOOPBACK_UP = 16
-    TIME_OFFSETS = 17
-    SYSCTL = 18
-    CAPBSET = 19
-    NOT_DUMPABLE = 20
-    CGROUP_ATTACH = 21
-    UNSHARE_CGROUP = 22
-    SETRLIMIT = 23
-    NEW_SESSION = 24
-    UMASK = 25
-    CHDIR = 26
-    STDIO = 27
-    SETGROUPS = 28
-    SETRESGID = 29
-    SETRESUID = 30
-    CAPSET = 31
-    NO_NEW_PRIVS = 32
-    CLOSE_FDS = 33
-    EXEC = 34
+    MOUNT_WRITABLE = 9
+    MOUNT_PROC = 10
+    MOUNT_DEVPTS = 11
+    MASK = 12
+    READ_ONLY = 13
+    PIVOT_ROOT = 14
+    CHROOT = 15
+    SETHOSTNAME = 16
+    LOOPBACK_UP = 17
+    TIME_OFFSETS = 18
+    SYSCTL = 19
+    CAPBSET = 20
+    NOT_DUMPABLE = 21
+    CGROUP_ATTACH = 22
+    UNSHARE_CGROUP = 23
+    SETRLIMIT = 24
+    NEW_SESSION = 25
+    UMASK = 26
+    CHDIR = 27
+    STDIO = 28
+    SETGROUPS = 29
+    SETRESGID = 30
+    SETRESUID = 31
+    CAPSET = 32
+    NO_NEW_PRIVS = 33
+    CLOSE_FDS = 34
+    EXEC = 35
 
 
 #: s string, b bytes, l list of strings, f descriptor (index into those sent along), u number
@@ -104,6 +105,7 @@ KINDS: dict[Verb, tuple[str, ...]] = {
         Verb.WRITE_FILE: "s:path b:content u:mode",
         Verb.ATTACH_TREE: "u:slot s:target u:attributes",
         Verb.MOUNT_TMPFS: "s:target u:size u:inodes u:mode u:attributes u:owner",
+        Verb.MOUNT_WRITABLE: "s:target u:mode u:owner",
         Verb.MOUNT_PROC: "s:target s:options u:attributes",
         Verb.MOUNT_DEVPTS: "s:target u:attributes",
         Verb.MASK: "s:path u:flags",
@@ -286,6 +288,7 @@ class Blueprint:
     enforcement: dict[str, Enforcement] = field(default_factory=dict)
     box_steps: list[Step] = field(default_factory=list)
     run_steps: list[Step] = field(default_factory=list)
+    init_capabilities: int = 0  #: of init in a user namespace of its own, as the kernel's bits
     rlimits: dict[int, int] = field(default_factory=dict)  #: soft limits that the layers set, by the kernel's number
     next_tree: int = 0
 

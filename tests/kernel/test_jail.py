@@ -388,9 +388,44 @@ def test_size_bounds_the_boxs_own_folders(folder: str) -> None:
     assert answer(code, ChrootJail(size="1M")) == "ENOSPC"
 
 
+def test_the_boxs_own_folders_share_their_size_and_give_it_back() -> None:
+    code = """
+    write("/tmp/half", "x" * 600_000)
+    full = error_of(write, "/box/rest", "x" * 600_000), os.unlink("/box/rest")
+    os.unlink("/tmp/half")
+    answer = [full[0], error_of(write, "/dev/shm/rest", "x" * 600_000)]
+    """
+    assert answer(code, ChrootJail(size="1M")) == ["ENOSPC", "allowed"]
+
+
+def test_a_larger_size_takes_the_same_files() -> None:
+    code = """
+    write("/tmp/half", "x" * 600_000)
+    answer = error_of(write, "/box/rest", "x" * 600_000)
+    """
+    assert answer(code, ChrootJail(size="2M")) == "allowed"
+
+
 def test_inodes_bounds_the_boxs_own_folders() -> None:
-    code = "answer = {error_of(write, f'/tmp/{n}', '') for n in range(20)} == {'allowed', 'ENOSPC'}"
-    assert answer(code, ChrootJail(inodes=10)) is True
+    code = "answer = [error_of(write, f'/tmp/{n}', '') for n in range(30)]"
+    outcomes = answer(code, ChrootJail(inodes=10))
+    assert 10 <= outcomes.count("allowed") < 20
+    assert set(outcomes) == {"allowed", "ENOSPC"}
+
+
+@pytest.mark.parametrize("name", ["/file", "/etc/file", "/dev/file", "/etc/passwd", "/tmp/../file", "/box/../etc/file"])
+def test_nothing_but_the_boxs_own_folders_can_be_written_to(name: str) -> None:
+    assert answer(f"answer = error_of(write, {name!r}, 'x')") in ("EROFS", "EACCES", "ENOTDIR")
+    assert answer("answer = error_of(write, '/tmp/file', 'x')") == "allowed"
+
+
+def test_no_link_or_rename_leads_from_a_writable_folder_into_the_root() -> None:
+    code = """
+    write("/tmp/file", "x")
+    answer = [error_of(os.link, "/tmp/file", "/etc/file"), error_of(os.link, "/etc/passwd", "/tmp/passwd"),
+              error_of(os.rename, "/tmp/file", "/file")]
+    """
+    assert answer(code) == ["EROFS", "EXDEV", "EXDEV"]
 
 
 def test_a_tmpfs_has_the_mode_it_was_given() -> None:

@@ -72,6 +72,16 @@ def tree(folder: Path) -> list[tuple[str, int, int]]:
 # --- prepared ----------------------------------------------------------------------------------------------------
 
 
+def test_a_working_directory_inside_a_prepared_root_is_writable_and_bounded(root: Path) -> None:
+    (root / "data" / "work").mkdir()
+    with Sandbox(ChrootJail(root, workdir="/data/work", size="1M")) as box:
+        assert box.run(["/bin/sh", "-c", "echo hello > file"], timeout=20).returncode == 0
+        assert box.read_file("file") == b"hello\n"
+        with pytest.raises(OSError, match="No space"):
+            box.write_file("large", b"x" * 2_000_000)
+    assert list((root / "data" / "work").iterdir()) == []
+
+
 def test_a_prepared_root_is_what_the_payload_sees(root: Path) -> None:
     result = shell("cd /; echo *; read line < /data/known; echo $line", ChrootJail(root))
     names, line = text(result).splitlines()

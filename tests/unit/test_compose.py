@@ -42,9 +42,11 @@ ALL_NAMESPACES = {"user", "pid", "mount", "net", "ipc", "uts", "cgroup", "time"}
 
 @pytest.fixture(autouse=True)
 def _fresh_cache() -> Iterator[None]:
-    composing._compose_cached.cache_clear()
+    for cached in (composing._compose_cached, composing._compose_default):
+        cached.cache_clear()
     yield
-    composing._compose_cached.cache_clear()
+    for cached in (composing._compose_cached, composing._compose_default):
+        cached.cache_clear()
 
 
 @pytest.fixture(params=[True, False], ids=["root", "user"])
@@ -640,7 +642,7 @@ def test_the_working_directory_of_a_jail_is_private_and_home(privileged: bool) -
     blueprint = compose((ChrootJail(workdir="/work"),), DEFAULT, False)
     assert blueprint.facts.workdir == "/work"
     assert dict(blueprint.environment)["HOME"] == "/work"
-    owners = [args[5] for args in calls(blueprint.box_plan, Verb.MOUNT_TMPFS) if args[0] == "/work"]
+    owners = [args[2] for args in calls(blueprint.box_plan, Verb.MOUNT_WRITABLE) if args[0] == "/work"]
     assert owners == [blueprint.facts.uid | blueprint.facts.gid << 32]
 
 
@@ -712,3 +714,19 @@ def test_a_base_from_a_generator_serves_a_sandbox_more_than_once() -> None:
     sandbox = Sandbox(base=(layer for layer in (Namespaces(hostname="once"),)))
     assert "once" in sandbox.explain()
     assert "once" in sandbox.explain()
+
+
+def test_the_default_box_and_the_same_layers_given_by_hand_have_one_plan(privileged: bool) -> None:
+    by_hand = compose((Namespaces(), ChrootJail(), Rlimits(), Environment(), Capabilities()), DEFAULT, False)
+    assert compose((), DEFAULT, False).box_plan == by_hand.box_plan
+    with Namespaces(hostname="around"):
+        assert compose((), DEFAULT, False).box_plan != by_hand.box_plan
+
+
+def test_init_has_the_capabilities_that_it_needs_and_those_it_hands_on() -> None:
+    names = Capabilities(keep=("net_raw", "sys_admin")).mask
+    more = compose((Capabilities(keep=("net_raw", "sys_admin")),), DEFAULT, False).init_capabilities
+    less = compose((), DEFAULT, False).init_capabilities
+    assert more & names == names
+    assert more & ~less == Capabilities(keep=("net_raw",)).mask
+    assert less & Capabilities(keep=("sys_module", "sys_rawio", "sys_ptrace", "mknod", "bpf")).mask == 0

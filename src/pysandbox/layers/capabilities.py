@@ -57,6 +57,27 @@ NAMES = [
 ]
 
 
+#: what init's own steps need in the box's user namespace
+_INIT_NEEDS = (
+    "chown",  # folders that the payload is to own
+    "dac_override",  # files of the payload's, in write_file and read_file
+    "fowner",
+    "kill",  # processes of other ids
+    "net_admin",  # loopback up
+    "setgid",
+    "setpcap",  # drops from the bounding set
+    "setuid",
+    "sys_admin",  # mounts, host name, namespaces
+    "sys_chroot",
+    "sys_resource",  # sysctls of user namespaces
+    "sys_time",  # clock offsets
+)
+
+
+def _mask(names: Sequence[str]) -> int:
+    return sum(1 << NAMES.index(name) for name in names)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Capabilities(Layer):
     """Leave the payload no capability but those in `keep`: all five sets are emptied of the rest.
@@ -80,10 +101,11 @@ class Capabilities(Layer):
     @property
     def mask(self) -> int:
         """The kept capabilities as the kernel's bits."""
-        return sum(1 << NAMES.index(name) for name in self.keep)
+        return _mask(self.keep)
 
     def contribute(self, blueprint: Blueprint) -> None:
         facts = blueprint.facts
+        blueprint.init_capabilities = _mask(_INIT_NEEDS) | self.mask
         if facts.privileged or "user" in facts.namespaces:
             blueprint.add(self.name, Phase.PRIVILEGES, Verb.CAPBSET, self.mask)
         blueprint.add(self.name, Phase.CAPABILITIES, Verb.CAPSET, self.mask)

@@ -35,6 +35,8 @@ _PROC_MASKS = ("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats",
 #: top-level names of a prepared root that the box has its own of
 _OWN_NAMES = frozenset({"dev", "proc", "tmp"})
 _MOST_TOP_LEVEL = 200
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_DEVICE_INODES = len(_DEVICE_NUMBERS) + len(_DEVICE_LINKS) + 4  # with /proc, /dev/pts, and what covers others
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,18 @@ class _Link:
 
 
 @dataclass(frozen=True)
+class _Scratch:
+    """A writable folder of the root's own file system, whose size and inodes it shares with the others."""
+
+    mode: int = 0o755
+
+
+@dataclass(frozen=True)
 class _Devices:
     """A minimal /dev: a folder of the root, which ends up read-only, with devices of the host mounted in it."""
 
 
-_Entry = Bind | Tmpfs | _File | _Link | _Devices
+_Entry = Bind | Tmpfs | _File | _Link | _Scratch | _Devices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +123,8 @@ class ChrootJail(Layer):
     :param symlinks: path inside → what the link says.
     :param hide: paths inside that are covered: a folder by an empty one, a file by an empty one.
     :param workdir: where runs start and `write_file` writes; by default "/box".
-    :param size: of each of the working directory, /tmp and /dev/shm; memory, and counted as such.
-    :param inodes: files in each of them.
+    :param size: what the working directory, /tmp and /dev/shm may hold together; memory, and counted as such.
+    :param inodes: how many files they may hold together.
     :param python: bring the running Python along (without `root` only).
     :param proc: "new", or "none" for a box without /proc.
     :param proc_options: of the new /proc, such as "hidepid=2" or "subset=pid" (proc(5)).
@@ -235,13 +244,12 @@ class ChrootJail(Layer):
 
     def entries(self, uid: int) -> dict[str, _Entry]:
         """Everything in the root by path inside, the caller's wishes over the defaults."""
-        size, inodes = self.size, self.inodes
         entries = self._base(uid)
         entries |= {
-            "/tmp": Tmpfs("/tmp", size=size, inodes=inodes, mode=0o1777),
+            "/tmp": _Scratch(0o1777),
             "/dev": _Devices(),
-            "/dev/shm": Tmpfs("/dev/shm", size=size, inodes=inodes, mode=0o1777),
-            self.workdir: Tmpfs(self.workdir, size=size, inodes=inodes),
+            "/dev/shm": _Scratch(0o1777),
+            self.workdir: _Scratch(),
         }
         wanted = self._wanted()
         for path in wanted:  # a default inside something the caller put there gives way
@@ -254,10 +262,7 @@ class ChrootJail(Layer):
 
     def _check_parent(self, path: str, entry: _Entry, entries: dict[str, _Entry]) -> None:
         """A mount point inside a folder of the host must be there already: nothing is created on the host."""
-        parent = os.path.dirname(path)
-        while parent != "/" and parent not in entries:
-            parent = os.path.dirname(parent)
-        holder = entries.get(parent)
+        parent, holder = _holder(path, entries)
         if isinstance(holder, Bind):
             there = os.fspath(holder.source) + path[len(parent) :]
             if isinstance(entry, (_File, _Link)) or not os.path.lexists(there):
@@ -277,10 +282,17 @@ class ChrootJail(Layer):
         facts = blueprint.facts
         add = blueprint.add
         entries = self.entries(facts.uid)
-        content = sum(len(entry.content) + 4096 for entry in entries.values() if isinstance(entry, _File))
-        add(self.name, Phase.ROOT, Verb.NEW_ROOT, content + (1 << 20), 4096 + len(entries))
+        # The box's own files and folders come on top of what was asked for.
+        content = sum(len(entry.content) + _PAGE for entry in entries.values() if isinstance(entry, _File))
+        links = _PAGE * sum(isinstance(entry, _Link) for entry in entries.values())
+        names = _DEVICE_INODES + len(_with_parents(entries))
+        size = content + links + units.size(self.size, "size")
+        add(self.name, Phase.ROOT, Verb.NEW_ROOT, size, names + self.inodes)
         for path in sorted(entries, key=lambda path: (path.count("/"), path)):
-            self._add_entry(blueprint, path, entries[path])
+            entry = entries[path]
+            if isinstance(entry, _Scratch) and isinstance(_holder(path, entries)[1], Bind):
+                entry = Tmpfs(path, size=self.size, inodes=self.inodes, mode=entry.mode)  # nothing is ours there
+            self._add_entry(blueprint, path, entry)
         self._add_proc(blueprint)
         for path in self.hide:
             add(self.name, Phase.MASKS, Verb.MASK, path, 0)
@@ -306,6 +318,9 @@ class ChrootJail(Layer):
             attributes = NOSUID | NODEV
             owner = facts.uid | facts.gid << 32
             add(self.name, Phase.MOUNTS, Verb.MOUNT_TMPFS, path, size, entry.inodes, entry.mode, attributes, owner)
+        elif isinstance(entry, _Scratch):
+            owner = facts.uid | facts.gid << 32
+            add(self.name, Phase.MOUNTS, Verb.MOUNT_WRITABLE, path, entry.mode, owner)
         elif isinstance(entry, _File):
             add(self.name, Phase.MOUNTS, Verb.WRITE_FILE, path, entry.content, 0o444)
         elif isinstance(entry, _Link):
@@ -339,6 +354,24 @@ class ChrootJail(Layer):
             for name in filter(_is_in_proc, _PROC_MASKS):
                 add(self.name, Phase.MASKS, Verb.MASK, f"/proc/{name}", MASK_OPTIONAL)
             add(self.name, Phase.SEAL, Verb.READ_ONLY, "/proc")
+
+
+def _with_parents(paths: Iterable[str]) -> set[str]:
+    """The paths, and every folder above one of them."""
+    found: set[str] = set()
+    for path in paths:
+        while path not in found:
+            found.add(path)
+            path = os.path.dirname(path)
+    return found
+
+
+def _holder(path: str, entries: dict[str, _Entry]) -> tuple[str, _Entry | None]:
+    """The nearest entry above `path`, with its own path; None where that is the root itself."""
+    parent = os.path.dirname(path)
+    while parent != "/" and parent not in entries:
+        parent = os.path.dirname(parent)
+    return parent, entries.get(parent)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ import cffi
 
 DECLARATIONS = """
 struct pb_spawned { int32_t pid; int32_t pidfd; int32_t step; int32_t error; };
-struct pb_spawned pb_spawn(int image, int control, int application, uint64_t flags);
+struct pb_spawned pb_spawn(int image, int control, int application, uint64_t flags, uint64_t capabilities);
 
 const char *pb_verb_name(int verb);
 const char *pb_verb_kinds(int verb);

@@ -48,7 +48,7 @@ static struct state {
     int application;
     int signals;
     int events; /* an epoll: poll(2) would fail once a payload with our uid had lowered our RLIMIT_NOFILE */
-    int children; /* /proc/thread-self/children, kept open for the same reason */
+    int children; /* /proc/thread-self/children, once it is needed: kept open for the same reason */
     bool is_pid1;
     uint32_t n_keepers;
     int keepers[MAX_KEEPERS];
@@ -189,6 +189,8 @@ static bool open_senses(struct state *s)
 
 static bool open_children(struct state *s)
 {
+    if (s->children >= 0)
+        return true;
     /* The host's /proc counts in the host's pids, which are ours only if we share its namespace. */
     int proc = s->context.box_proc >= 0 ? s->context.box_proc : s->is_pid1 ? -1 : s->context.host_proc;
     s->children = proc < 0 ? -1 : (int)sys_openat(proc, "thread-self/children", O_RDONLY | O_CLOEXEC, 0);
@@ -422,7 +424,7 @@ static _Noreturn void become_keeper(struct state *s, struct request *request)
     sys_close(s->signals);
     sys_close(s->events);
     sys_close(s->children);
-    s->control = s->application = s->run.socket = -1;
+    s->control = s->application = s->run.socket = s->children = -1;
     s->is_pid1 = false;
     s->n_keepers = 0;
     if (!open_senses(s) || !open_children(s)) {
@@ -447,7 +449,7 @@ static void request_run(struct state *s, struct request *request)
         return;
     }
     long pid = -EAGAIN;
-    if (s->children < 0)
+    if (!open_children(s))
         pid = -ENOSYS; /* without a /proc there are no two runs at once: they could not be told apart */
     else if (s->n_keepers < MAX_KEEPERS)
         pid = SYS5(__NR_clone, PB_SIGCHLD, 0, 0, 0, 0);
@@ -528,7 +530,7 @@ static void request_setup(struct state *s, const struct request *request)
 {
     struct pb_reply reply = {.kind = PB_READY};
     carry_out(s, request, &reply);
-    if (!open_children(s) && !s->is_pid1) {
+    if (!s->is_pid1 && !open_children(s)) {
         send_failure(s->control, NO_STEP, ENOSYS); /* its tree is found through /proc only */
         end_box(s);
     }

@@ -33,11 +33,11 @@ static int run_child(void *argument)
     return 127;
 }
 
-struct pb_spawned pb_spawn(int image, int control, int application, uint64_t flags)
+struct pb_spawned pb_spawn(int image, int control, int application, uint64_t flags, uint64_t capabilities)
 {
     struct pb_spawned result = {.pid = -1, .pidfd = -1, .step = PB_SPAWN_MEMORY};
-    struct pb_child child = {.image = image, .control = control, .application = application,
-                             .raise_capabilities = (flags & CLONE_NEWUSER) != 0};
+    struct pb_child child = {.image = image, .control = control, .application = application};
+    child.capabilities = flags & CLONE_NEWUSER ? capabilities : 0;
     sigset_t all, before;
     char *stack = mmap(NULL, GUARD_SIZE + STACK_SIZE, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);

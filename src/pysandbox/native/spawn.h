@@ -13,6 +13,7 @@ struct pb_spawned {
     int32_t error; /* errno, or 0 */
 };
 
-struct pb_spawned pb_spawn(int image, int control, int application, uint64_t flags);
+/* capabilities: those that init is to have in a new user namespace, as the kernel's bits */
+struct pb_spawned pb_spawn(int image, int control, int application, uint64_t flags, uint64_t capabilities);
 
 #endif

@@ -10,7 +10,7 @@
 #define ABOVE 16 /* descriptors are moved above the numbers that init wants before they are put there */
 
 /* An exec by an id that is not mapped yet loses all capabilities but the ambient ones (capabilities(7)). */
-static long raise_capabilities(void)
+static long raise_capabilities(uint64_t wanted)
 {
     struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct data[2];
@@ -18,7 +18,7 @@ static long raise_capabilities(void)
     if (r < 0)
         return r;
     for (int i = 0; i < 2; i++)
-        data[i].inheritable = data[i].permitted;
+        data[i].inheritable = data[i].permitted = data[i].effective = data[i].permitted & (uint32_t)(wanted >> 32 * i);
     r = SYS2(__NR_capset, &head, data);
     for (int cap = 0; r >= 0 && cap < 64; cap++) {
         if (!(data[cap / 32].permitted >> (cap % 32) & 1))
@@ -64,7 +64,7 @@ void pb_spawn_child(struct pb_child *child)
     static const char *const nothing[] = {"pysandbox-init", 0};
     int image = -1;
     child->step = PB_SPAWN_CAPABILITIES;
-    long r = child->raise_capabilities ? raise_capabilities() : 0;
+    long r = child->capabilities ? raise_capabilities(child->capabilities) : 0;
     if (r >= 0) {
         child->step = PB_SPAWN_FDS;
         r = arrange_fds(child, &image);

@@ -2,11 +2,11 @@
 #ifndef PB_SPAWN_CHILD_H
 #define PB_SPAWN_CHILD_H
 
-#include <stdbool.h>
+#include <stdint.h>
 
 struct pb_child {
     int image, control, application;
-    bool raise_capabilities;
+    uint64_t capabilities; /* to keep across the exec; 0: leave them as they are */
     volatile int step, error; /* written by the child, read by the parent once it goes on */
 };
 

@@ -98,7 +98,7 @@ void pb_context_init(struct pb_context *context)
     context->n_own = 0;
     context->pointers = 0;
     context->n_pointers = 0;
-    context->folder = -1;
+    context->folder = context->nothing[0] = context->nothing[1] = -1;
 }
 
 /* --- paths inside the new root ---------------------------------------------------------------------------- */
@@ -474,6 +474,37 @@ static long mount_tmpfs(struct pb_context *c, const char *path, const uint64_t *
     return r;
 }
 
+/* Makes a folder of one of our own file systems and mounts it over itself, so that it stays writable when what holds it
+ * is made read-only.  A quarter of the price of a tmpfs of its own. */
+static long mount_writable(struct pb_context *c, const char *path, uint64_t mode, uint64_t owner)
+{
+    const char *name;
+    long dir = parent_of(c, path, &name);
+    if (dir < 0)
+        return dir;
+    if (!is_own(c, (int)dir))
+        return -EROFS;
+    long r = SYS3(__NR_mkdirat, dir, name, 0755);
+    if (r < 0 && r != -EEXIST)
+        return r;
+    long fd = sys_openat2((int)dir, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0, RESOLVE_WITHIN);
+    if (fd < 0)
+        return fd;
+    r = SYS3(__NR_fchown, fd, (uint32_t)owner, (uint32_t)(owner >> 32));
+    if (r >= 0 && mode != 0755)
+        r = SYS2(__NR_fchmod, fd, mode); /* after the owner: chown(2) clears bits */
+    if (r >= 0) {
+        r = SYS3(__NR_open_tree, fd, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
+        if (r >= 0) {
+            int tree = (int)r;
+            r = move_onto(tree, (int)fd);
+            sys_close(tree);
+        }
+    }
+    sys_close((int)fd);
+    return r;
+}
+
 static long mount_proc(struct pb_context *c, const char *path, const char *options, uint64_t attributes)
 {
     long fs = SYS2(__NR_fsopen, "proc", FSOPEN_CLOEXEC);
@@ -534,24 +565,34 @@ static long mount_devpts(struct pb_context *c, const char *path, uint64_t attrib
 
 /* The names, in the new root, of what covers others; gone again when the root is entered.  Clones of them cost less
  * than a file system each. */
-#define EMPTY_FILE ".pysandbox-empty-file"
-#define EMPTY_FOLDER ".pysandbox-empty-folder"
+static const char *const nothing_names[] = {".pysandbox-empty-file", ".pysandbox-empty-folder"};
 
-static long clone_of_nothing(const struct pb_context *c, bool folder)
+static long clone_of_nothing(struct pb_context *c, bool folder)
 {
-    const char *name = folder ? EMPTY_FOLDER : EMPTY_FILE;
     if (c->root < 0)
         return -EINVAL;
-    long r = folder ? SYS3(__NR_mkdirat, c->root, name, 0555) : 0;
-    if (r < 0 && r != -EEXIST)
-        return r;
-    int flags = folder ? O_RDONLY | O_DIRECTORY : O_RDONLY | O_CREAT;
-    long fd = sys_openat(c->root, name, flags | O_NOFOLLOW | O_CLOEXEC, 0444);
-    if (fd < 0)
-        return fd;
-    long tree = SYS3(__NR_open_tree, fd, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
-    sys_close((int)fd);
-    return tree;
+    if (c->nothing[folder] < 0) {
+        const char *name = nothing_names[folder];
+        long r = folder ? SYS3(__NR_mkdirat, c->root, name, 0555) : 0;
+        int flags = folder ? O_RDONLY | O_DIRECTORY : O_RDONLY | O_CREAT | O_EXCL;
+        if (r >= 0)
+            r = sys_openat(c->root, name, flags | O_NOFOLLOW | O_CLOEXEC, 0444);
+        if (r < 0)
+            return r;
+        c->nothing[folder] = (int)r;
+    }
+    return SYS3(__NR_open_tree, c->nothing[folder], "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
+}
+
+static void forget_nothing(struct pb_context *c)
+{
+    for (int folder = 0; folder < 2; folder++) {
+        if (c->nothing[folder] < 0)
+            continue;
+        SYS3(__NR_unlinkat, c->root, nothing_names[folder], folder ? AT_REMOVEDIR : 0);
+        sys_close(c->nothing[folder]);
+        c->nothing[folder] = -1;
+    }
 }
 
 /* Covers a file with an empty one, a folder with an empty folder, both read-only. */
@@ -596,8 +637,7 @@ static long enter_root(struct pb_context *c, bool pivot)
     if (c->root < 0)
         return -EINVAL;
     forget_folder(c);
-    SYS3(__NR_unlinkat, c->root, EMPTY_FILE, 0);
-    SYS3(__NR_unlinkat, c->root, EMPTY_FOLDER, AT_REMOVEDIR);
+    forget_nothing(c);
     long r = SYS1(__NR_fchdir, c->root);
     if (r >= 0)
         r = pivot ? SYS2(__NR_pivot_root, ".", ".") : SYS1(__NR_chroot, ".");
@@ -767,6 +807,7 @@ static long carry_out(struct pb_context *c, const struct pb_plan *plan, const st
     case PB_VERB_WRITE_FILE: return write_file(c, STRING(0), STRING(1), length_of(a[1]), a[2]);
     case PB_VERB_ATTACH_TREE: return attach_tree(c, a[0], STRING(1), a[2]);
     case PB_VERB_MOUNT_TMPFS: return mount_tmpfs(c, STRING(0), a);
+    case PB_VERB_MOUNT_WRITABLE: return mount_writable(c, STRING(0), a[1], a[2]);
     case PB_VERB_MOUNT_PROC: return mount_proc(c, STRING(0), STRING(1), a[2]);
     case PB_VERB_MOUNT_DEVPTS: return mount_devpts(c, STRING(0), a[1]);
     case PB_VERB_MASK: return mask(c, STRING(0), a[1]);

@@ -22,6 +22,7 @@
     X(WRITE_FILE, "sbu")                 \
     X(ATTACH_TREE, "usu")                \
     X(MOUNT_TMPFS, "suuuuu")             \
+    X(MOUNT_WRITABLE, "suu")             \
     X(MOUNT_PROC, "ssu")                 \
     X(MOUNT_DEVPTS, "su")                \
     X(MASK, "su")                        \
@@ -87,6 +88,7 @@ struct pb_context {
     int trees[PB_MAX_TREES];
     uint64_t own_devices[PB_MAX_OWN]; /* file systems made for the box: mount points may be created there only */
     uint32_t n_own;
+    int nothing[2]; /* the empty file and the empty folder that MASK covers others with; -1 before they are made */
     int folder; /* the folder used last, -1 if none, and its path: plans are sorted, so the next step often wants it too */
     char folder_path[256];
     const char **pointers; /* room for EXEC's argv and env */

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import select
 import shutil
@@ -28,6 +29,7 @@ from . import descriptors, features
 from ._native import lib
 from .cgroups import Leaves
 from .errors import SandboxError, SetupError, UnsupportedError
+from .interrupts import INTERRUPTIBLE, UNINTERRUPTED
 from .layers.namespaces import CLONE_FLAGS
 from .plan import Blueprint, IdRequest, Plan, Step
 
@@ -41,12 +43,12 @@ _ORDER = struct.Struct("=II")
 ORDER_SIGNAL, ORDER_SIGNAL_GROUP, ORDER_KILL = 1, 2, 3
 _NO_STEP = 0xFFFFFFFF
 _PATIENCE = 60.0  # seconds that init may take to answer, before the box is given up
+_LEAST_PATIENCE = 5.0  # the same for the start of a run whose timeout is shorter than that
 
 _LARGEST_BODY = 32 << 20  # PB_MAX_BODY of native/proto.h
 _FITS_INTO_SOCKET = (
     64 << 10
 )  # bytes that a stream socket surely takes while nobody reads (net.core.wmem_default, socket(7))
-_PATIENCE_TIMEVAL = struct.pack("@ll", int(_PATIENCE), 0)
 
 _SPAWN_STEPS = ("mmap", "clone", "capset", "dup3", "execveat")
 
@@ -130,30 +132,34 @@ class Box:
         global boxes_made
         boxes_made += 1
         self._ready = False
-        try:
-            with descriptors.reserved():
-                self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-                with theirs:
-                    self._control.settimeout(_PATIENCE)
-                    prepare = blueprint.prepare_plan
-                    early = len(prepare.encoded) <= _FITS_INTO_SOCKET
-                    if early:  # init finds it there when it starts, and works on it while the id maps are written
-                        self._send(_PREPARE, prepare.encoded)
-                    self._spawn(theirs)
-            if not early:
-                self._send(_PREPARE, prepare.encoded)
+        with UNINTERRUPTED:
             try:
-                if blueprint.ids is not None:
-                    self._map_ids(blueprint.ids)
-                self._send(_SETUP, blueprint.setup_plan.encoded)
-            except SandboxError:
-                if _is_readable(self._control.fileno(), 0):
-                    self._take_setup_reply()  # init has ended, and said why
+                self._build()
+            except BaseException:
+                self.close()
                 raise
-            self.null = descriptors.open_above(os.devnull, os.O_RDWR)
-        except BaseException:
-            self.close()
+
+    def _build(self) -> None:
+        prepare = self.blueprint.prepare_plan
+        early = len(prepare.encoded) <= _FITS_INTO_SOCKET
+        with descriptors.reserved():
+            self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            with theirs:
+                self._control.settimeout(_PATIENCE)
+                if early:  # init finds it there when it starts, and works on it while the id maps are written
+                    self._send(_PREPARE, prepare.encoded)
+                self._spawn(theirs)
+        if not early:
+            self._send(_PREPARE, prepare.encoded)
+        try:
+            if self.blueprint.ids is not None:
+                self._map_ids(self.blueprint.ids)
+            self._send(_SETUP, self.blueprint.setup_plan.encoded)
+        except SandboxError:
+            if _is_readable(self._control.fileno(), 0):
+                self._take_setup_reply()  # init has ended, and said why
             raise
+        self.null = descriptors.open_above(os.devnull, os.O_RDWR)
 
     def _spawn(self, control: socket.socket) -> None:
         flags = sum(CLONE_FLAGS[name] for name in self.blueprint.facts.namespaces if name in CLONE_FLAGS)
@@ -224,7 +230,7 @@ class Box:
 
         Apart from the constructor, so that the caller can do its own part of a run meanwhile.
         """
-        with self._lock:
+        with UNINTERRUPTED, self._lock:
             if self._ready:
                 return
             try:
@@ -266,71 +272,76 @@ class Box:
         control = self._control
         if control is None:
             raise SandboxError("the box has ended")
+        self._wait_for_answer(control, _PATIENCE, "reply")
         try:
             data, fds, _, _ = socket.recv_fds(control, REPLY.size, 1)
-        except OSError as error:
+        except OSError:
             data, fds = b"", []
-            if isinstance(error, TimeoutError):
-                self.kill()
         if len(data) != REPLY.size:
             for fd in fds:
                 os.close(fd)
             raise _setup_error(errno.EPIPE, "init", "reply", {"ended": not self.is_alive()})
         return Reply(*REPLY.unpack(data)), fds[0] if fds else -1
 
-    def start_run(self, plan: Plan, fds: list[int], *, last: bool = False) -> StartedRun:
+    def _wait_for_answer(self, socket_: socket.socket, patience: float, step: str) -> None:
+        """Wait until there is something to receive.  A box whose init does not answer is of no more use, and ended."""
+        with INTERRUPTIBLE:
+            answered = _is_readable(socket_.fileno(), patience)
+        if not answered:
+            self.kill()
+            raise _setup_error(errno.ETIMEDOUT, "init", step, {"seconds": patience})
+
+    def start_run(self, plan: Plan, fds: list[int], *, last: bool = False, patience: float | None = None) -> StartedRun:
         """Start a program.  The plan's descriptors count from 1: 0 is the run's own socket.
 
-        `last`: the box ends with this run.
+        `last`: the box ends with this run.  `patience`: seconds that starting may take, five at least.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            with theirs, self._lock:
-                # It may overtake the answer to the set-up: init takes one after the other, and ends if that failed.
-                try:
-                    self._send(_LAST_RUN if last else _RUN, plan.encoded, [theirs.fileno(), *fds])
-                except SandboxError:
-                    if self._ready:
-                        raise
-            if not self._ready:
-                self.wait_until_ready()
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE_TIMEVAL)
-            data = ours.recv(REPLY.size)
-        except BaseException as error:
-            ours.close()
-            if isinstance(error, OSError) and not isinstance(error, SandboxError):
-                raise SandboxError(f"the box has ended: {error.strerror or error}") from None
-            raise
-        if len(data) != REPLY.size:
-            ours.close()
-            raise SandboxError("the box has ended")
-        reply = Reply(*REPLY.unpack(data))
-        if reply.kind != STARTED:
-            ours.close()
-            raise step_error(plan, reply)
-        return StartedRun(ours, reply.pid)
+        patience = min(_PATIENCE, max(_LEAST_PATIENCE, _PATIENCE if patience is None else patience))
+        with UNINTERRUPTED:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            try:
+                with theirs, self._lock:
+                    # It may overtake the answer to the set-up: init takes one after the other, and ends if that failed.
+                    try:
+                        self._send(_LAST_RUN if last else _RUN, plan.encoded, [theirs.fileno(), *fds])
+                    except SandboxError:
+                        if self._ready:
+                            raise
+                if not self._ready:
+                    self.wait_until_ready()
+                self._wait_for_answer(ours, patience, "start")
+                data = _receive(ours)
+                if len(data) != REPLY.size:
+                    raise SandboxError("the box has ended")
+                reply = Reply(*REPLY.unpack(data))
+                if reply.kind != STARTED:
+                    raise step_error(plan, reply)
+            except BaseException:
+                ours.close()
+                raise
+            return StartedRun(ours, reply.pid)
 
-    def open_file(self, path: str, flags: int, mode: int) -> int:
-        """Open a regular file inside, with the box's rights; no symlink is followed.  Returns a descriptor."""
+    def open_file(self, path: str, flags: int, mode: int) -> io.FileIO:
+        """Open a regular file inside, with the box's rights; no symlink is followed."""
         facts = self.blueprint.facts
         name = path.encode("utf-8", "surrogateescape") + b"\0"
         body = _OPEN_BODY.pack(flags, mode, facts.uid, facts.gid, 0) + name
         self.wait_until_ready()
-        with self._lock:
+        with UNINTERRUPTED, self._lock:
             try:
                 self._send(_OPEN, body)
                 reply, fd = self._receive_reply()
             except BaseException:
                 self.kill()  # interrupted in between, the next answer would be taken for that of another question
                 raise
-        if reply.kind != READY:
-            text = os.strerror(reply.error)
-            if reply.error == errno.ENXIO:
-                text = "Not a regular file"
-            elif reply.error == errno.ELOOP:
-                text = "A symbolic link is on the way, and none is followed"
-            raise OSError(reply.error, text, path)
-        return fd
+            if reply.kind == READY:
+                return io.FileIO(fd, "rb" if flags & os.O_ACCMODE == os.O_RDONLY else "wb")
+        text = os.strerror(reply.error)
+        if reply.error == errno.ENXIO:
+            text = "Not a regular file"
+        elif reply.error == errno.ELOOP:
+            text = "A symbolic link is on the way, and none is followed"
+        raise OSError(reply.error, text, path)
 
     # --- the end --------------------------------------------------------------------------------------------
 
@@ -354,20 +365,18 @@ class Box:
 
     def close(self) -> None:
         """End the box and wait until nothing is left of it.  In a forked child: just let go of it."""
-        self.begin_close()
-        self._close_null()
-        control, self._control = self._control, None
-        if os.getpid() != self._owner:
+        with UNINTERRUPTED:  # for a few seconds at most
+            self.begin_close()
+            self._close_null()
+            control, self._control = self._control, None
             if control is not None:
                 control.close()
-            if self.pidfd >= 0:
-                os.close(self.pidfd)
-                self.pidfd = -1
-            return
-        if control is not None:
-            control.close()
-        self.leaves.close()  # while init comes to its end
-        self._wait_for_end()
+            if os.getpid() == self._owner:
+                self.leaves.close()  # while init comes to its end
+                self._wait_for_end()
+            elif self.pidfd >= 0:
+                pidfd, self.pidfd = self.pidfd, -1
+                os.close(pidfd)
 
     def _wait_for_end(self) -> None:
         if self.pidfd < 0:
@@ -378,8 +387,8 @@ class Box:
         with contextlib.suppress(ChildProcessError):  # a caller that ignores SIGCHLD, or reaps everything
             ended = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
             self.exit_status = ended.si_status if ended is not None else None
-        os.close(self.pidfd)
-        self.pidfd = -1
+        pidfd, self.pidfd = self.pidfd, -1
+        os.close(pidfd)
 
     def _close_null(self) -> None:
         null, self.null = self.null, -1
@@ -390,6 +399,14 @@ class Box:
         if getattr(self, "pidfd", -1) >= 0:
             warnings.warn(f"unclosed box {self.pid}", ResourceWarning, source=self, stacklevel=1)
             self.close()
+
+
+def _receive(ours: socket.socket) -> bytes:
+    """What has come on a run's socket; nothing when init is gone."""
+    try:
+        return ours.recv(REPLY.size, socket.MSG_DONTWAIT)
+    except OSError:
+        return b""
 
 
 def _is_readable(fd: int, patience: float) -> bool:

@@ -152,6 +152,11 @@ def hint(step: str, error: int, arguments: Mapping[str, object]) -> str:
             return "the source or its mount point does not exist; Bind(..., optional=True) leaves a missing source out"
         if refused:
             return "the caller may not read it"
+    if step == "start" and error == errno.ETIMEDOUT:
+        return (
+            "another run of this box may be stopping every process that it can reach (kill(-1, SIGSTOP)); "
+            "the box has been ended: give each untrusted program a box of its own"
+        )
     if step == "fork" and error == errno.ENOSYS:
         return "a box without a /proc of its own has one run at a time; give it a mount namespace too"
     if step == "chdir":

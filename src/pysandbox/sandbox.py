@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from .box import Box
 from .command import Command, check_command
 from .compose import DEFAULT, Base, check_base, check_given, compose
 from .errors import ConfigError, SandboxError
+from .interrupts import UNINTERRUPTED
 from .layers import CgroupLimits
 from .plan import Blueprint, CgroupRequest
 from .process import Popen
@@ -79,7 +81,12 @@ class Sandbox:
     def __enter__(self) -> Self:
         if self._box is not None:
             raise SandboxError("this Sandbox is entered already; use another for another box")
-        self._box = _ready(Box(self._compose()))
+        try:
+            with UNINTERRUPTED:
+                self._box = _ready(Box(self._compose()))
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def _compose(self) -> Blueprint:
@@ -95,10 +102,11 @@ class Sandbox:
 
     def close(self) -> None:
         """End the box and everything in it.  Does nothing if it is not entered."""
-        box, self._box = self._box, None
-        if box is not None:
-            self._end_runs()
-            box.close()
+        with UNINTERRUPTED:
+            box, self._box = self._box, None
+            if box is not None:
+                self._end_runs()
+                box.close()
 
     def _end_runs(self) -> None:
         with self._lock:
@@ -108,11 +116,12 @@ class Sandbox:
 
     def reset(self) -> None:
         """Bring the box back to the state just after entering: no process, no file of an earlier run is left."""
-        box = self._entered()
-        self._end_runs()
-        box.close()
-        self._box = None
-        self._box = _ready(Box(box.blueprint))
+        with UNINTERRUPTED:
+            box = self._entered()
+            self._end_runs()
+            box.close()
+            self._box = None
+            self._box = _ready(Box(box.blueprint))
 
     def _entered(self) -> Box:
         if self._box is None:
@@ -170,6 +179,16 @@ class Sandbox:
         encoding: None = None,
         **options: Unpack[_RunOptions],
     ) -> Result[bytes]: ...
+    @overload
+    def run(
+        self,
+        args: Sequence[units.StrPath],
+        *,
+        input: bytes | str | None = None,
+        text: bool,
+        encoding: str | None = None,
+        **options: Unpack[_RunOptions],
+    ) -> Result[Any]: ...
     def run(self, args: Sequence[units.StrPath], **options: Any) -> Result[Any]:
         """Run a program and wait for its end; returns a `Result`, whatever the program did.
 
@@ -191,12 +210,13 @@ class Sandbox:
         begun = time.monotonic()
         check = units.flag(options.pop("check", False), "check")
         command = _check(args, options)
-        process: Popen[Any] = self._start(command, begun)
-        try:
-            process.collect()
-            process._wait(None)
-        finally:
-            process.close()
+        with UNINTERRUPTED:  # but for the waiting
+            process: Popen[Any] = self._start(command, begun)
+            try:
+                process.collect()
+                process._wait(None)
+            finally:
+                process.close()
         if check:
             process.result.check_returncode()
         return process.result
@@ -228,6 +248,15 @@ class Sandbox:
         encoding: None = None,
         **options: Unpack[_PopenOptions],
     ) -> Popen[bytes]: ...
+    @overload
+    def popen(
+        self,
+        args: Sequence[units.StrPath],
+        *,
+        text: bool,
+        encoding: str | None = None,
+        **options: Unpack[_PopenOptions],
+    ) -> Popen[Any]: ...
     def popen(self, args: Sequence[units.StrPath], **options: Any) -> Popen[Any]:
         """Start a program and return its handle, a `Popen` with `subprocess.Popen`'s methods and streams.
 
@@ -237,15 +266,18 @@ class Sandbox:
         begun = time.monotonic()
         options.setdefault("stdout", None)
         options.setdefault("stderr", None)
-        process: Popen[Any] = self._start(_check(args, options), begun)
-        process.open_streams()
+        command = _check(args, options)
+        with UNINTERRUPTED:
+            process: Popen[Any] = self._start(command, begun)
+            process.open_streams()
         return process
 
     def _start(self, command: Command, begun: float) -> Popen[Any]:
-        process: Popen[Any] = Popen(self._entered(), command, begun=begun, others=self._pids_of_others)
-        with self._lock:
-            self._live.add(process)
-        process.on_end(self._forget)
+        with UNINTERRUPTED:
+            process: Popen[Any] = Popen(self._entered(), command, begun=begun, others=self._pids_of_others)
+            with self._lock:
+                self._live.add(process)
+            process.on_end(self._forget)
         return process
 
     def _forget(self, process: Popen[Any]) -> None:
@@ -270,8 +302,7 @@ class Sandbox:
         elif not isinstance(data, (bytes, bytearray, memoryview)):
             raise ConfigError(f"data must be bytes or str, not {type(data).__name__}")
         units.count(mode, "mode", least=0, most=0o777)
-        fd = self._entered().open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-        with os.fdopen(fd, "wb", buffering=0) as file:
+        with self._entered().open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode) as file:
             left = memoryview(data).cast("B")
             while left:
                 left = left[file.write(left) or 0 :]
@@ -284,8 +315,7 @@ class Sandbox:
         """
         path = self._inside(name)
         most = units.size(max_size, "max_size", least=0)
-        fd = self._entered().open_file(path, os.O_RDONLY, 0)
-        with os.fdopen(fd, "rb", buffering=0) as file:
+        with self._entered().open_file(path, os.O_RDONLY, 0) as file:
             pieces, total = [], 0
             while piece := file.read(min(1 << 20, most + 1 - total)):  # the size it claims is the payload's word
                 pieces.append(piece)
@@ -308,7 +338,13 @@ def _nobody(_: Popen[Any]) -> set[int]:
     return set()
 
 
+_OPTIONS = frozenset(inspect.signature(check_command).parameters) - {"args"}
+
+
 def _check(args: Sequence[units.StrPath], options: dict[str, Any]) -> Command:
+    for name in options:
+        if name not in _OPTIONS:
+            raise TypeError(f"unexpected keyword argument {name!r}")
     limits = options.pop("limits", None)
     request = None
     if limits is not None:
@@ -379,6 +415,17 @@ def run(
     encoding: None = None,
     **options: Unpack[_RunOptions],
 ) -> Result[bytes]: ...
+@overload
+def run(
+    args: Sequence[units.StrPath],
+    *layers: object,
+    base: Base = DEFAULT,
+    degrade: bool = False,
+    input: bytes | str | None = None,
+    text: bool,
+    encoding: str | None = None,
+    **options: Unpack[_RunOptions],
+) -> Result[Any]: ...
 def run(
     args: Sequence[units.StrPath],
     *layers: object,
@@ -393,16 +440,18 @@ def run(
     begun = time.monotonic()
     check = units.flag(options.pop("check", False), "check")
     command = _check(args, options)
-    box = Box(compose(layers, base, units.flag(degrade, "degrade")))
-    try:
-        process: Popen[Any] = Popen(box, command, begun=begun, others=_nobody, last_of_box=True)
+    blueprint = compose(layers, base, units.flag(degrade, "degrade"))
+    with UNINTERRUPTED:  # but for the waiting
+        box = Box(blueprint)
         try:
-            process.collect()
-            process._wait(None)
+            process: Popen[Any] = Popen(box, command, begun=begun, others=_nobody, last_of_box=True)
+            try:
+                process.collect()
+                process._wait(None)
+            finally:
+                process.close()
         finally:
-            process.close()
-    finally:
-        box.close()
+            box.close()
     if check:
         process.result.check_returncode()
     return process.result
@@ -438,6 +487,16 @@ def popen(
     encoding: None = None,
     **options: Unpack[_PopenOptions],
 ) -> Popen[bytes]: ...
+@overload
+def popen(
+    args: Sequence[units.StrPath],
+    *layers: object,
+    base: Base = DEFAULT,
+    degrade: bool = False,
+    text: bool,
+    encoding: str | None = None,
+    **options: Unpack[_PopenOptions],
+) -> Popen[Any]: ...
 def popen(
     args: Sequence[units.StrPath],
     *layers: object,
@@ -450,12 +509,14 @@ def popen(
     options.setdefault("stderr", None)
     command = _check(args, options)
     begun = time.monotonic()
-    box = Box(compose(layers, base, units.flag(degrade, "degrade")))
-    try:
-        process: Popen[Any] = Popen(box, command, begun=begun, others=_nobody, last_of_box=True)
-    except BaseException:
-        box.close()
-        raise
-    process.on_end(lambda _: box.close())
-    process.open_streams()
+    blueprint = compose(layers, base, units.flag(degrade, "degrade"))
+    with UNINTERRUPTED:
+        box = Box(blueprint)
+        try:
+            process: Popen[Any] = Popen(box, command, begun=begun, others=_nobody, last_of_box=True)
+        except BaseException:
+            box.close()
+            raise
+        process.on_end(lambda _: box.close())
+        process.open_streams()
     return process

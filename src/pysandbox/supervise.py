@@ -246,7 +246,9 @@ class Supervisor:
                 evidence["box"] = f"ended with the run, whose processes were not gone {PATIENCE} s after SIGKILL"
             return self.ledger.verdict
         if self.ending.lost:
-            evidence["box"] = "init ended before the run did, and the run with it"
+            evidence["box"] = (
+                "init, or the run's keeper, was gone before the run had ended; the box has been ended with it"
+            )
             return Verdict.SIGNALED
         if readings.oom_kills:  # the kernel counted it
             return Verdict.MEMORY_EXCEEDED
@@ -259,7 +261,9 @@ class Supervisor:
             evidence["output"] = f"more than {self.bounds.output} bytes"
             return Verdict.OUTPUT_EXCEEDED
         if returncode == -signal.SIGXFSZ and self.bounds.rlimit_fsize is not None:
-            evidence["file_size"] = f"SIGXFSZ, RLIMIT_FSIZE {self.bounds.rlimit_fsize} bytes"
+            # The kernel's own SIGXFSZ looks like one that the program sends itself: siginfo says SI_USER for both.
+            limit = f"RLIMIT_FSIZE {self.bounds.rlimit_fsize} bytes"
+            evidence["file_size"] = f"SIGXFSZ, which the kernel sends at {limit} (or the program to itself)"
             return Verdict.OUTPUT_EXCEEDED
         if returncode < 0:
             evidence["signal"] = f"wait status {self.ending.status:#x}; sent by no limit and not by us"

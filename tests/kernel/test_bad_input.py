@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import io
+import os
+import resource
+import sys
 from typing import Any
 
 import pytest
@@ -265,3 +268,31 @@ def test_arguments_too_large_for_the_kernel_are_an_exec_error() -> None:
     with pytest.raises(ExecError) as caught:
         pysandbox.run(["true", "x" * (1 << 20)])
     assert caught.value.errno == errno.E2BIG
+
+
+def test_an_unknown_keyword_is_a_type_error_that_names_it(box: Sandbox) -> None:
+    for action in (pysandbox.run, pysandbox.popen, box.run, box.popen):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+            action(["true"], colour="red")  # type: ignore[call-overload, operator]
+
+
+def test_arguments_larger_than_any_program_takes_are_refused(box: Sandbox) -> None:
+    with pytest.raises(SetupError) as caught:
+        box.run(["true", *["x" * 100_000] * 400])
+    assert caught.value.errno == errno.E2BIG
+    assert box.run(["true"]).returncode == 0
+
+
+def test_the_highest_number_a_descriptor_can_have_is_passed_too() -> None:
+    highest = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 1
+    read, write = os.pipe()
+    os.dup2(write, highest)
+    try:
+        result = pysandbox.run(
+            [sys.executable, "-S", "-c", f"import os; os.write({highest}, b'hello')"], pass_fds=[highest], timeout=20
+        )
+        assert result.returncode == 0, result.stderr
+        assert os.read(read, 10) == b"hello"
+    finally:
+        for fd in (read, write, highest):
+            os.close(fd)

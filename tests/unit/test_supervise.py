@@ -466,7 +466,7 @@ def test_refused_forks_are_told_and_end_nothing() -> None:
 def test_a_lost_box_is_a_signal_with_evidence_and_no_limit() -> None:
     verdict, hit, evidence = conclude(supervisor(), killed_by(signal.SIGKILL, lost=True))
     assert (verdict, hit) == (Verdict.SIGNALED, frozenset())
-    assert "init ended" in str(evidence["box"])
+    assert "init, or the run's keeper" in str(evidence["box"])
 
 
 def test_a_box_lost_to_our_own_kill_has_our_verdict() -> None:

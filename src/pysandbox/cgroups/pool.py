@@ -16,6 +16,7 @@ class Leaves:
 
     def __init__(self) -> None:
         self._free: list[Leaf] = []
+        self._closed = False
         self._lock = threading.Lock()
 
     def take(self, group: Group, request: CgroupRequest) -> Leaf:
@@ -30,7 +31,7 @@ class Leaves:
         """Take a leaf whose run has ended; it is kept only if nothing of the run shows in it."""
         if keep and leaf.reset():
             with self._lock:
-                if len(self._free) < self._MOST:
+                if len(self._free) < self._MOST and not self._closed:
                     self._free.append(leaf)
                     return
         leaf.remove()
@@ -38,6 +39,6 @@ class Leaves:
     def close(self) -> None:
         """Remove every leaf."""
         with self._lock:
-            leaves, self._free = self._free, []
+            leaves, self._free, self._closed = self._free, [], True
         for leaf in leaves:
             leaf.remove()

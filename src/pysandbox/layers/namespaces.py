@@ -132,7 +132,7 @@ class Namespaces(Layer):
         blueprint.enforcement[self.name] = Enforcement(
             Level.PARTIAL if off else Level.FULL,
             f"namespaces: {on or 'none'}",
-            f"off: {', '.join(off)}" if off else "",
+            _why_partial(off, same_id=not facts.privileged),
         )
 
     def _offsets(self) -> str:
@@ -142,3 +142,12 @@ class Namespaces(Layer):
                 whole, nanoseconds = divmod(round(offset * 10**9), 10**9)
                 lines.append(f"{clock} {whole} {nanoseconds}\n")
         return "".join(lines)
+
+
+def _why_partial(off: list[str], *, same_id: bool) -> str:
+    if not off:
+        return ""
+    reason = f"off: {', '.join(off)}"
+    if "pid" in off and same_id:
+        reason += "; so the payload, which has init's id, can kill init and outlive the box"
+    return reason

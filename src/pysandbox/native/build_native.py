@@ -15,6 +15,10 @@ DECLARATIONS = """
 struct pb_spawned { int32_t pid; int32_t pidfd; int32_t step; int32_t error; };
 struct pb_spawned pb_spawn(int image, int control, int application, uint64_t flags, uint64_t capabilities);
 
+struct pb_held { int32_t held; uint64_t before[16]; };
+void pb_hold_signals(struct pb_held *held);
+void pb_release_signals(struct pb_held *held);
+
 const char *pb_verb_name(int verb);
 const char *pb_verb_kinds(int verb);
 int pb_check_plan(const char *bytes, size_t size, uint32_t nfds, uint32_t *bad);
@@ -25,6 +29,7 @@ SOURCE = """
 #include <stdlib.h>
 #include <string.h>
 #include "proto.h"
+#include "signals.h"
 #include "spawn.h"
 #include "steps.h"
 

@@ -326,25 +326,27 @@ struct child {
     int error;
 };
 
-/* The program may be given descriptors under any number; ours move above the highest of them. */
-static int out_of_the_way(struct child *child)
+/* Whether the program is to be given a descriptor under this number. */
+static bool is_promised(const struct pb_plan *plan, long number)
 {
-    const struct pb_plan *plan = child->plan;
-    struct request *request = child->request;
-    long highest = 2;
     for (uint32_t i = 0; i < plan->count; i++)
-        if (plan->steps[i].verb == PB_VERB_STDIO && plan->steps[i].arg[1] <= 0x7ffffffe) {
-            child->step = i;
-            if ((long)plan->steps[i].arg[1] > highest)
-                highest = (long)plan->steps[i].arg[1];
-        }
+        if (plan->steps[i].verb == PB_VERB_STDIO && plan->steps[i].arg[1] == (uint64_t)number)
+            return true;
+    return false;
+}
+
+/* The program may be given descriptors under any number; ours move to numbers that are promised to nobody. */
+static int out_of_the_way(const struct child *child)
+{
+    struct request *request = child->request;
     for (uint32_t i = 0; i < request->n_fds; i++) {
-        if (request->fds[i] > highest)
-            continue;
-        long moved = SYS3(__NR_fcntl, request->fds[i], F_DUPFD_CLOEXEC, highest + 1);
-        if (moved < 0)
-            return (int)-moved;
-        request->fds[i] = (int)moved;
+        int fd = request->fds[i];
+        for (long number = fd; is_promised(child->plan, number); request->fds[i] = (int)number) {
+            long from = number == fd ? 3 : number + 1;
+            number = SYS3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, from);
+            if (number < 0)
+                return (int)-number;
+        }
     }
     return 0;
 }

@@ -1,0 +1,77 @@
+"""Holding signals back while something is half done.
+
+A signal handler of the application's may raise between any two calls, as KeyboardInterrupt does: also between a system
+call that gave a descriptor or a process and the assignment that would have remembered it.  Where we take or give back
+such things the thread's signals wait; where we wait for the box they do not.
+
+Python runs handlers in its main thread only, but the kernel may hand a signal to any thread that does not block it.  So
+in an application with several threads a handler can still run in such a place: rarely, and most of what it leaves
+behind then is closed when the objects are collected.
+"""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+from ._native import ffi, lib
+
+
+class _Hold(threading.local):
+    """How deep this thread is in places that must not be interrupted, and its signal mask outside of them."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.mask = ffi.new("struct pb_held *")
+
+
+_hold = _Hold()
+
+
+class _Uninterrupted:
+    """For a block in which no signal handler runs.  May be nested."""
+
+    def __enter__(self) -> None:
+        hold = _hold
+        hold.depth += 1
+        try:
+            lib.pb_hold_signals(hold.mask)
+        except BaseException:  # a handler that was due already
+            self.__exit__(None, None, None)
+            raise
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        hold = _hold
+        hold.depth -= 1
+        if hold.depth == 0:
+            lib.pb_release_signals(hold.mask)
+
+
+class _Interruptible:
+    """For a block inside such a one in which handlers do run: it waits, and nothing is half done."""
+
+    def __enter__(self) -> None:
+        if _hold.depth:
+            try:
+                lib.pb_release_signals(_hold.mask)
+            except BaseException:
+                lib.pb_hold_signals(_hold.mask)
+                raise
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if _hold.depth:
+            lib.pb_hold_signals(_hold.mask)
+
+
+UNINTERRUPTED = _Uninterrupted()
+INTERRUPTIBLE = _Interruptible()

@@ -1,0 +1,266 @@
+"""Starting a run: its cgroup, its descriptors, its plan; and what of it is held on our side until it has ended."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import resource
+from dataclasses import dataclass, field, replace
+
+from . import cgroups, descriptors, features
+from .box import Box, StartedRun
+from .cgroups import Leaf
+from .command import DEVNULL, PIPE, STDOUT, Command
+from .errors import (
+    CommandNotExecutableError,
+    CommandNotFoundError,
+    ConfigError,
+    ExecError,
+    SetupError,
+    UnsupportedError,
+)
+from .interrupts import UNINTERRUPTED
+from .plan import CgroupRequest, Phase, Step, Verb
+from .result import Enforcement, Level
+from .supervise import Bounds
+
+#: four times what execve(2) takes at most (a quarter of the largest RLIMIT_STACK that it heeds, 6 MiB)
+_ROOM_FOR_ANY = 24 << 20
+_UNSHARE_CGROUP = Step(Phase.CGROUP_NAMESPACE, Verb.UNSHARE_CGROUP, (), "Namespaces")
+
+
+@dataclass
+class Held:
+    """What our side has of a run."""
+
+    box: Box
+    bounds: Bounds
+    enforcement: dict[str, Enforcement]
+    last_of_box: bool  #: the box ends with this run
+    run: StartedRun | None = None
+    leaf: Leaf | None = None
+    pipes: dict[str, int] = field(default_factory=dict)  #: our ends: "stdin", "stdout", "stderr"
+    #: The program's ends of the pipes.  When we collect the output ourselves they stay open here until the run has
+    #: ended, which init tells; else their closing would wake us once more, and earlier, for nothing.
+    far_ends: list[int] = field(default_factory=list)
+
+    def close_far_ends(self) -> None:
+        """Leave the program's ends of the pipes to the program."""
+        with UNINTERRUPTED:
+            while self.far_ends:
+                os.close(self.far_ends.pop())
+
+    def forget(self) -> None:
+        """Close the descriptors; in a forked copy of the application that is all, as the run is another process's."""
+        with UNINTERRUPTED:
+            self.close_far_ends()
+            while self.pipes:
+                os.close(self.pipes.popitem()[1])
+            run, self.run = self.run, None
+            if run is not None:
+                run.close()
+
+    def let_go(self) -> None:
+        """Close and remove everything of this run on our side; what is left of it in the box is killed."""
+        with UNINTERRUPTED:
+            self.forget()
+            leaf, self.leaf = self.leaf, None
+            if leaf is not None:
+                self.box.leaves.give_back(leaf, keep=not self.last_of_box)
+
+
+def launch(box: Box, command: Command, *, last_of_box: bool) -> Held:
+    """Start a program in a box; on any error nothing of it is left.  To be called with signals held back."""
+    _check_room(command, box)
+    closed = [number for number in descriptors.STANDARD if not descriptors.is_open(number)]
+    held = Held(box, command.bounds, dict(box.blueprint.enforcement), last_of_box)
+    launcher = _Launcher(held, command)
+    try:
+        with descriptors.reserved() if closed else contextlib.nullcontext():
+            launcher.limit()
+            launcher.arrange_streams(closed)
+            launcher.add_program()
+            plan = box.blueprint.run_plan(launcher.steps)
+            held.run = box.start_run(plan, launcher.fds, last=last_of_box, patience=held.bounds.wall)
+    except SetupError as error:
+        held.let_go()
+        raise _exec_error(error, command) from None
+    except BaseException:
+        held.let_go()
+        raise
+    return held
+
+
+class _Launcher:
+    """Collects the steps of one run, and the descriptors that go with them."""
+
+    def __init__(self, held: Held, command: Command) -> None:
+        self.held = held
+        self.command = command
+        self.box = held.box
+        self.steps: list[Step] = []
+        self.fds: list[int] = []
+
+    def limit(self) -> None:
+        """Make the run's cgroup, or put the watch in its place where that is allowed."""
+        held, blueprint, steps = self.held, self.box.blueprint, self.steps
+        bounds, rlimits = held.bounds, blueprint.rlimits
+        cpu, fsize = rlimits.get(resource.RLIMIT_CPU), rlimits.get(resource.RLIMIT_FSIZE)
+        if cpu is not None or fsize is not None:
+            bounds = replace(bounds, rlimit_cpu=cpu, rlimit_fsize=fsize)
+        if bounds.cpu is not None and bounds.rlimit_cpu is None:
+            # A net below the watch: whole seconds, of each process.
+            bounds = replace(bounds, rlimit_cpu=math.ceil(bounds.cpu) + 1)
+            args = (resource.RLIMIT_CPU, bounds.rlimit_cpu or 0, (bounds.rlimit_cpu or 0) + 1)
+            steps.append(Step(Phase.LIMITS, Verb.SETRLIMIT, args, "cpu_time"))
+        held.bounds = bounds
+        request = self.command.limits if self.command.limits is not None else blueprint.cgroup
+        if request is not None:
+            self._make_leaf(request)
+        if bounds.cpu is not None and held.leaf is None:
+            every = f"{bounds.look_interval * 1000:.0f} ms"
+            held.enforcement["cpu_time"] = Enforcement(
+                Level.PARTIAL,
+                f"the processes' own counters, looked at every {every} or so while waited for, and RLIMIT_CPU",
+                "no cgroup counts it: a child whose parent ignores SIGCHLD is not counted once it has ended",
+            )
+
+    def _make_leaf(self, request: CgroupRequest) -> None:
+        held = self.held
+        if held.bounds.cpu is not None:
+            request = replace(request, exact_cpu=True)
+        try:
+            group = cgroups.own_group()
+            if group is None:
+                raise UnsupportedError(
+                    "CgroupLimits",
+                    need="a cgroup of one's own that is writable",
+                    have=cgroups.why_not(),
+                    remedy="run as root, or in a delegated scope (systemd-run --user --scope -p Delegate=yes ...) and "
+                    "call pysandbox.vacate_cgroup() first, or accept watching instead: Sandbox(..., degrade=True)",
+                )
+            held.leaf = self.box.leaves.take(group, request)
+        except (UnsupportedError, SetupError) as error:
+            if request.asked and not self.box.blueprint.facts.degrade:
+                raise
+            why = error.have if isinstance(error, UnsupportedError) else str(error)
+            self._watch_instead(request, why)
+            return
+        for fd in held.leaf.attach_fds():
+            self.fds.append(fd)
+            self.steps.append(Step(Phase.CGROUP, Verb.CGROUP_ATTACH, (len(self.fds),), "CgroupLimits"))
+        if "cgroup" in self.box.blueprint.facts.namespaces:
+            self.steps.append(_UNSHARE_CGROUP)
+        held.enforcement["CgroupLimits"] = group.enforcement
+
+    def _watch_instead(self, request: CgroupRequest, why: str) -> None:
+        held, namespaces = self.held, self.box.blueprint.facts.namespaces
+        kept, missing = [], []
+        if request.memory is not None:
+            every = f"{held.bounds.look_interval * 1000:.0f} ms"
+            kept.append(f"memory watched every {every} or so while waited for, and RLIMIT_DATA")
+            self._add_rlimit(resource.RLIMIT_DATA, max(4 * request.memory, request.memory + (256 << 20)))
+        if request.pids is not None:
+            if features.counts_processes(namespaces):
+                kept.append("processes by RLIMIT_NPROC")
+                self._add_rlimit(resource.RLIMIT_NPROC, request.pids + 1)
+            else:
+                missing.append("pids")
+        if request.cpus is not None:
+            missing.append("cpus")
+        reason = f"not kept: {', '.join(missing)}; {why}" if missing else why
+        level = Level.PARTIAL if kept else Level.NONE
+        held.enforcement["CgroupLimits"] = Enforcement(level, "; ".join(kept) or "nothing", reason)
+        held.bounds = replace(held.bounds, memory=request.memory)
+
+    def _add_rlimit(self, kind: int, value: int) -> None:
+        """Limit, unless the layers do so more tightly (and would not let it be raised)."""
+        own = self.box.blueprint.rlimits.get(kind)
+        if own is None or own > value:
+            self.steps.append(Step(Phase.LIMITS, Verb.SETRLIMIT, (kind, value, value), "CgroupLimits"))
+
+    def arrange_streams(self, closed: list[int]) -> None:
+        """Add the program's descriptors; `closed` are those of the caller's standard ones that are not there."""
+        command = self.command
+        theirs: dict[int, int] = {}
+        streams = (("stdin", command.stdin), ("stdout", command.stdout), ("stderr", command.stderr))
+        for number, (name, stream) in enumerate(streams):
+            if stream == PIPE:
+                fd = self._make_pipe(name)
+            elif stream == STDOUT and number == 2:
+                fd = theirs[1]
+            elif stream == DEVNULL or (stream is None and number in closed):
+                fd = self.box.null
+            elif stream is None:
+                fd = number
+            else:
+                fd = stream if isinstance(stream, int) else stream.fileno()
+            theirs[number] = fd
+            self._give(fd, number)
+        for fd in command.pass_fds:
+            self._give(fd, fd)
+
+    def _make_pipe(self, name: str) -> int:
+        """A pipe for a stream; returns the program's end."""
+        read, write = os.pipe2(os.O_CLOEXEC)
+        self.held.pipes[name], fd = (write, read) if name == "stdin" else (read, write)
+        self.held.far_ends.append(fd)
+        # Ours never block: the payload can take back from a pipe what poll(2) has just announced.
+        os.set_blocking(self.held.pipes[name], False)
+        uid, gid = self.box.payload_ids
+        if uid != os.geteuid():
+            os.fchown(fd, uid, gid)  # or opening /dev/stdout inside would be refused
+        return fd
+
+    def _give(self, fd: int, number: int) -> None:
+        self.fds.append(fd)
+        self.steps.append(Step(Phase.FILES, Verb.STDIO, (len(self.fds), number), "stdio"))
+
+    def add_program(self) -> None:
+        """Add where it starts and what it is."""
+        blueprint, command = self.box.blueprint, self.command
+        env = blueprint.environment if command.env is None else command.env
+        directory = os.path.join(blueprint.facts.workdir, command.cwd or "")
+        self.steps.append(Step(Phase.DIRECTORY, Verb.CHDIR, (directory.rstrip("/") or "/",), "run"))
+        program = command.args[0]
+        candidates: tuple[str, ...]
+        if "/" in program:
+            candidates = (program,)
+        else:
+            folders = dict(env).get("PATH") or os.defpath
+            candidates = tuple(os.path.join(folder or ".", program) for folder in folders.split(":"))
+        variables = tuple(f"{name}={value}" for name, value in env)
+        self.steps.append(Step(Phase.EXEC, Verb.EXEC, (candidates, command.args, variables), "run"))
+
+
+def _check_room(command: Command, box: Box) -> None:
+    """Refuse arguments and variables that do not fit well into the run's memory limit.
+
+    While they are copied by execve(2) the child still shares init's memory, and an OOM kill would take both.
+    """
+    request = command.limits if command.limits is not None else box.blueprint.cgroup
+    if request is None or request.memory is None or request.memory > _ROOM_FOR_ANY:
+        return
+    env = box.blueprint.environment if command.env is None else command.env
+    room = sum(len(word) for word in command.args) + sum(len(name) + len(value) for name, value in env)
+    if 4 * room > request.memory:
+        raise ConfigError(
+            f"args and env have {room} characters, too many for a memory limit of {request.memory} bytes",
+            layers=("CgroupLimits",),
+        )
+
+
+def _exec_error(error: SetupError, command: Command) -> SetupError:
+    """The kind of error that says what is the matter with the program."""
+    if error.step != "exec":
+        return error
+    number = error.errno or 0
+    kind: type[ExecError] = ExecError
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        kind = CommandNotFoundError
+    elif number in (errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.EISDIR):
+        kind = CommandNotExecutableError
+    arguments = {"program": command.args[0], **error.arguments}
+    return kind(number, layer=error.layer, step=error.step, arguments=arguments, hint=error.hint)

@@ -33,6 +33,14 @@ def processes_with(marker: str) -> set[int]:
     return found - {os.getpid()}
 
 
+def wait_until_there(marker: str, seconds: float = 5) -> set[int]:
+    """execve(2) lets go of the vfork-style parent a moment before the new command line shows in /proc."""
+    deadline = time.monotonic() + seconds
+    while not (found := processes_with(marker)) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return found
+
+
 def wait_until_gone(marker: str, seconds: float = 5) -> set[int]:
     deadline = time.monotonic() + seconds
     while (left := processes_with(marker)) and time.monotonic() < deadline:
@@ -87,7 +95,7 @@ def test_the_box_ends_when_its_block_is_left_by_an_exception() -> None:
 
     with pytest.raises(Oops), Sandbox() as box:
         box.popen(["sh", "-c", "sleep 1000; :", marker], stdout=PIPE)
-        assert processes_with(marker)
+        assert wait_until_there(marker)
         raise Oops
     assert not wait_until_gone(marker)
 

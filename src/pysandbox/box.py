@@ -22,8 +22,10 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from . import descriptors, features
 from ._native import lib
@@ -40,6 +42,7 @@ _OPEN_BODY = struct.Struct("=IIIII")
 REPLY = struct.Struct("=IIiiiI7Q")
 READY, FAILED, STARTED, ENDED = 1, 2, 3, 4
 _ORDER = struct.Struct("=II")
+_TIMEVAL = struct.Struct("@ll")
 ORDER_SIGNAL, ORDER_SIGNAL_GROUP, ORDER_KILL = 1, 2, 3
 _NO_STEP = 0xFFFFFFFF
 _PATIENCE = 60.0  # seconds that init may take to answer, before the box is given up
@@ -241,7 +244,7 @@ class Box:
             self._ready = True
 
     def _take_setup_reply(self) -> None:
-        reply, _ = self._receive_reply()
+        reply, _ = self._receive_reply(INTERRUPTIBLE)
         if reply.kind != READY:
             plan = self.blueprint.prepare_plan if reply.status else self.blueprint.setup_plan
             raise step_error(plan, reply)
@@ -267,59 +270,69 @@ class Box:
         except OSError as error:
             raise SandboxError(f"the box has ended: {error.strerror}") from None
 
-    def _receive_reply(self) -> tuple[Reply, int]:
+    def _receive_reply(self, waiting: AbstractContextManager[None]) -> tuple[Reply, int]:
         """A reply on the control socket and the descriptor that came with it, or -1."""
         control = self._control
         if control is None:
             raise SandboxError("the box has ended")
-        self._wait_for_answer(control, _PATIENCE, "reply")
-        try:
-            data, fds, _, _ = socket.recv_fds(control, REPLY.size, 1)
-        except OSError:
-            data, fds = b"", []
+        fds: list[int] = []
+        data = b""
+        with waiting:
+            try:
+                data, fds, _, _ = socket.recv_fds(control, REPLY.size, 1)
+            except TimeoutError:
+                self._give_up("reply", _PATIENCE)
+            except OSError:
+                pass  # init is gone
         if len(data) != REPLY.size:
             for fd in fds:
                 os.close(fd)
             raise _setup_error(errno.EPIPE, "init", "reply", {"ended": not self.is_alive()})
         return Reply(*REPLY.unpack(data)), fds[0] if fds else -1
 
-    def _wait_for_answer(self, socket_: socket.socket, patience: float, step: str) -> None:
-        """Wait until there is something to receive.  A box whose init does not answer is of no more use, and ended."""
-        with INTERRUPTIBLE:
-            answered = _is_readable(socket_.fileno(), patience)
-        if not answered:
-            self.kill()
-            raise _setup_error(errno.ETIMEDOUT, "init", step, {"seconds": patience})
+    def _give_up(self, step: str, patience: float) -> NoReturn:
+        """A box whose init does not answer is of no more use, and ended."""
+        self.kill()
+        raise _setup_error(errno.ETIMEDOUT, "init", step, {"seconds": patience})
 
     def start_run(self, plan: Plan, fds: list[int], *, last: bool = False, patience: float | None = None) -> StartedRun:
         """Start a program.  The plan's descriptors count from 1: 0 is the run's own socket.
 
-        `last`: the box ends with this run.  `patience`: seconds that starting may take, five at least.
+        `last`: the box ends with this run.  `patience`: seconds that starting may take, five at least.  To be called
+        with signals held back.
         """
-        patience = min(_PATIENCE, max(_LEAST_PATIENCE, _PATIENCE if patience is None else patience))
-        with UNINTERRUPTED:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs, self._lock:
+                # It may overtake the answer to the set-up: init takes one after the other, and ends if that failed.
+                try:
+                    self._send(_LAST_RUN if last else _RUN, plan.encoded, [theirs.fileno(), *fds])
+                except SandboxError:
+                    if self._ready:
+                        raise
+            if not self._ready:
+                self.wait_until_ready()
+            reply = self._receive_start(ours, min(_PATIENCE, max(_LEAST_PATIENCE, patience or _PATIENCE)))
+            if reply.kind != STARTED:
+                raise step_error(plan, reply)
+        except BaseException:
+            ours.close()
+            raise
+        return StartedRun(ours, reply.pid)
+
+    def _receive_start(self, ours: socket.socket, patience: float) -> Reply:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(int(patience), 0))
+        data = b""
+        with INTERRUPTIBLE:
             try:
-                with theirs, self._lock:
-                    # It may overtake the answer to the set-up: init takes one after the other, and ends if that failed.
-                    try:
-                        self._send(_LAST_RUN if last else _RUN, plan.encoded, [theirs.fileno(), *fds])
-                    except SandboxError:
-                        if self._ready:
-                            raise
-                if not self._ready:
-                    self.wait_until_ready()
-                self._wait_for_answer(ours, patience, "start")
-                data = _receive(ours)
-                if len(data) != REPLY.size:
-                    raise SandboxError("the box has ended")
-                reply = Reply(*REPLY.unpack(data))
-                if reply.kind != STARTED:
-                    raise step_error(plan, reply)
-            except BaseException:
-                ours.close()
-                raise
-            return StartedRun(ours, reply.pid)
+                data = ours.recv(REPLY.size)
+            except BlockingIOError:
+                self._give_up("start", patience)
+            except OSError:
+                pass  # init is gone
+        if len(data) != REPLY.size:
+            raise SandboxError("the box has ended")
+        return Reply(*REPLY.unpack(data))
 
     def open_file(self, path: str, flags: int, mode: int) -> io.FileIO:
         """Open a regular file inside, with the box's rights; no symlink is followed."""
@@ -330,7 +343,7 @@ class Box:
         with UNINTERRUPTED, self._lock:
             try:
                 self._send(_OPEN, body)
-                reply, fd = self._receive_reply()
+                reply, fd = self._receive_reply(UNINTERRUPTED)  # or the descriptor might be lost; init answers at once
             except BaseException:
                 self.kill()  # interrupted in between, the next answer would be taken for that of another question
                 raise
@@ -399,14 +412,6 @@ class Box:
         if getattr(self, "pidfd", -1) >= 0:
             warnings.warn(f"unclosed box {self.pid}", ResourceWarning, source=self, stacklevel=1)
             self.close()
-
-
-def _receive(ours: socket.socket) -> bytes:
-    """What has come on a run's socket; nothing when init is gone."""
-    try:
-        return ours.recv(REPLY.size, socket.MSG_DONTWAIT)
-    except OSError:
-        return b""
 
 
 def _is_readable(fd: int, patience: float) -> bool:

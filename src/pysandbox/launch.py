@@ -21,7 +21,6 @@ from .errors import (
     SetupError,
     UnsupportedError,
 )
-from .interrupts import UNINTERRUPTED
 from .plan import CgroupRequest, Phase, Step, Verb
 from .result import Enforcement, Level
 from .supervise import Bounds
@@ -33,7 +32,7 @@ _UNSHARE_CGROUP = Step(Phase.CGROUP_NAMESPACE, Verb.UNSHARE_CGROUP, (), "Namespa
 
 @dataclass
 class Held:
-    """What our side has of a run."""
+    """What our side has of a run.  Its methods are to be called with signals held back."""
 
     box: Box
     bounds: Bounds
@@ -48,27 +47,24 @@ class Held:
 
     def close_far_ends(self) -> None:
         """Leave the program's ends of the pipes to the program."""
-        with UNINTERRUPTED:
-            while self.far_ends:
-                os.close(self.far_ends.pop())
+        while self.far_ends:
+            os.close(self.far_ends.pop())
 
     def forget(self) -> None:
         """Close the descriptors; in a forked copy of the application that is all, as the run is another process's."""
-        with UNINTERRUPTED:
-            self.close_far_ends()
-            while self.pipes:
-                os.close(self.pipes.popitem()[1])
-            run, self.run = self.run, None
-            if run is not None:
-                run.close()
+        self.close_far_ends()
+        while self.pipes:
+            os.close(self.pipes.popitem()[1])
+        run, self.run = self.run, None
+        if run is not None:
+            run.close()
 
     def let_go(self) -> None:
         """Close and remove everything of this run on our side; what is left of it in the box is killed."""
-        with UNINTERRUPTED:
-            self.forget()
-            leaf, self.leaf = self.leaf, None
-            if leaf is not None:
-                self.box.leaves.give_back(leaf, keep=not self.last_of_box)
+        self.forget()
+        leaf, self.leaf = self.leaf, None
+        if leaf is not None:
+            self.box.leaves.give_back(leaf, keep=not self.last_of_box)
 
 
 def launch(box: Box, command: Command, *, last_of_box: bool) -> Held:

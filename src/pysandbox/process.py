@@ -38,7 +38,8 @@ class Popen(Generic[AnyStr]):
 
     Has the methods and streams of `subprocess.Popen`; leaving its block ends the program, and with it every process of
     the run.  Its `timeout`, `cpu_time` and memory bounds are looked after while the caller is in `wait`, `communicate`
-    or `poll` (the kernel keeps cgroup limits and RLIMIT_CPU on its own).  Made by `Sandbox.popen`, never directly.
+    or `poll` (the kernel keeps cgroup limits and RLIMIT_CPU on its own).  Made by `Sandbox.popen`, never directly, with
+    signals held back.
     """
 
     args: tuple[str, ...]
@@ -67,17 +68,16 @@ class Popen(Generic[AnyStr]):
         self._undecodable: UnicodeDecodeError | None = None
         self._feed: memoryview | None = None
         self._collected: dict[str, bytearray] = {}
-        with UNINTERRUPTED:
-            self._held: Held = launch(box, command, last_of_box=last_of_box)
-            run = self._held.run
-            assert run is not None
-            self._pid = run.pid
-            started = time.monotonic()
-            self._setup_time = started - begun
-            self._supervisor = Supervisor(self._held.bounds, started, counted=self._held.leaf is not None)
-            self._poll = select.poll()
-            self._watched: dict[int, str] = {}  # descriptor → "init", "stdin", "stdout", "stderr"
-            self._watch(run.socket.fileno(), "init", select.POLLIN)
+        self._held: Held = launch(box, command, last_of_box=last_of_box)
+        run = self._held.run
+        assert run is not None
+        self._pid = run.pid
+        started = time.monotonic()
+        self._setup_time = started - begun
+        self._supervisor = Supervisor(self._held.bounds, started, counted=self._held.leaf is not None)
+        self._poll = select.poll()
+        self._watched: dict[int, str] = {}  # descriptor → "init", "stdin", "stdout", "stderr"
+        self._watch(run.socket.fileno(), "init", select.POLLIN)
 
     def open_streams(self) -> None:
         """Make the caller's file objects of the pipes, blocking ones."""
@@ -88,17 +88,16 @@ class Popen(Generic[AnyStr]):
             self._command.bufsize,
         )
         by_line = encoding is not None and bufsize == 1
-        with UNINTERRUPTED:
-            held.close_far_ends()  # the caller waits for the end of the streams
-            for name in list(held.pipes):
-                os.set_blocking(held.pipes[name], True)
-                buffering = -1 if by_line else bufsize
-                raw: Any = open(held.pipes[name], "wb" if name == "stdin" else "rb", buffering)  # noqa: SIM115
-                del held.pipes[name]
-                if encoding is not None:
-                    through = name == "stdin" and not by_line
-                    raw = io.TextIOWrapper(raw, encoding, errors, line_buffering=by_line, write_through=through)
-                setattr(self, name, raw)
+        held.close_far_ends()  # the caller waits for the end of the streams
+        for name in list(held.pipes):
+            os.set_blocking(held.pipes[name], True)
+            buffering = -1 if by_line else bufsize
+            raw: Any = open(held.pipes[name], "wb" if name == "stdin" else "rb", buffering)  # noqa: SIM115
+            del held.pipes[name]
+            if encoding is not None:
+                through = name == "stdin" and not by_line
+                raw = io.TextIOWrapper(raw, encoding, errors, line_buffering=by_line, write_through=through)
+            setattr(self, name, raw)
 
     # --- watching over it -----------------------------------------------------------------------------------
 
@@ -131,7 +130,10 @@ class Popen(Generic[AnyStr]):
         self._carry_out(supervisor.look(now, cpu, memory))
 
     def _step(self, patience: float | None, waiting: AbstractContextManager[None] = INTERRUPTIBLE) -> None:
-        """Wait for one thing to happen, `patience` seconds at most, and see to it."""
+        """Wait for one thing to happen, `patience` seconds at most, and see to it.
+
+        To be called with signals held back; none of it waits but the waiting.
+        """
         self._check_owner()
         with self._stepping:  # another thread may be at it; what it waits for wakes us both
             if self._held.run is not None:
@@ -144,13 +146,12 @@ class Popen(Generic[AnyStr]):
             wait = pause if patience is None else patience if pause is None else min(pause, patience)
         with waiting:
             events = self._poll.poll(None if wait is None else wait * 1000)  # rounded up to milliseconds
-        with UNINTERRUPTED:  # nothing here waits
-            for fd, event in events:
-                self._see_to(self._watched[fd], fd, event)
-                if self._held.run is None:
-                    return
-            if self._supervisor.watches:
-                self._look(time.monotonic())
+        for fd, event in events:
+            self._see_to(self._watched[fd], fd, event)
+            if self._held.run is None:
+                return
+        if self._supervisor.watches:
+            self._look(time.monotonic())
 
     def _see_to(self, name: str, fd: int, event: int) -> None:
         if name == "init":
@@ -323,7 +324,8 @@ class Popen(Generic[AnyStr]):
     def poll(self) -> int | None:
         """Look whether the program has ended; returns `returncode`."""
         if self._result is None:
-            self._step(0)
+            with UNINTERRUPTED:
+                self._step(0)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -338,15 +340,16 @@ class Popen(Generic[AnyStr]):
 
     def _wait(self, timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + units.seconds(timeout, "timeout", zero=True)
-        while self._result is None:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                self._step(0)
-                if self._result is None:
-                    assert timeout is not None
-                    raise SandboxTimeout(list(self.args), timeout)
-                break
-            self._step(left)
+        with UNINTERRUPTED:
+            while self._result is None:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    self._step(0)
+                    if self._result is None:
+                        assert timeout is not None
+                        raise SandboxTimeout(list(self.args), timeout)
+                    break
+                self._step(left)
         if self._undecodable is not None:
             raise self._undecodable
 
@@ -416,6 +419,8 @@ class Popen(Generic[AnyStr]):
         """End the program if it still runs, and close the streams."""
         if os.getpid() != self._owner:
             return
+        if self._result is not None and self.stdin is self.stdout is self.stderr is None:
+            return
         with UNINTERRUPTED:  # for ten seconds at most: what cannot be killed takes its box along
             if self._result is None:
                 self.kill()
@@ -448,11 +453,12 @@ class Popen(Generic[AnyStr]):
         held = getattr(self, "_held", None)
         if held is None or held.run is None:
             return
-        if os.getpid() != self._owner:
-            held.forget()
-        else:
-            warnings.warn(f"{self!r} is still running", ResourceWarning, source=self, stacklevel=1)
-            held.let_go()
+        with UNINTERRUPTED:
+            if os.getpid() != self._owner:
+                held.forget()
+            else:
+                warnings.warn(f"{self!r} is still running", ResourceWarning, source=self, stacklevel=1)
+                held.let_go()
 
 
 def _write_to_pipe(fd: int, data: memoryview) -> int:

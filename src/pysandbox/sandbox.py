@@ -273,11 +273,10 @@ class Sandbox:
         return process
 
     def _start(self, command: Command, begun: float) -> Popen[Any]:
-        with UNINTERRUPTED:
-            process: Popen[Any] = Popen(self._entered(), command, begun=begun, others=self._pids_of_others)
-            with self._lock:
-                self._live.add(process)
-            process.on_end(self._forget)
+        process: Popen[Any] = Popen(self._entered(), command, begun=begun, others=self._pids_of_others)
+        with self._lock:
+            self._live.add(process)
+        process.on_end(self._forget)
         return process
 
     def _forget(self, process: Popen[Any]) -> None:

@@ -196,7 +196,7 @@ class Plan:
 
     @cached_property
     def encoded(self) -> bytes:
-        """The plan as native/steps.c reads it: a count, fixed-size steps, then the data they point into."""
+        """The plan as native/decode.c reads it: a count, fixed-size steps, then the data they point into."""
         head = [struct.pack("=Q", len(self.steps))]
         data: list[bytes] = []
         at = 0

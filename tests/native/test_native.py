@@ -28,6 +28,8 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno
 
 needs_source = pytest.mark.skipif(not NATIVE.is_dir(), reason="needs the source tree; this is an installed copy")
 
+INIT = [NATIVE / f"{name}.c" for name in ("init", "messages", "files", "decode", "steps", "mounts", "paths")]
+
 
 def compile_c(output: Path, sources: list[Path], *flags: str) -> None:
     command = ["gcc", *flags, f"-I{NATIVE}", "-o", str(output), *map(str, sources)]
@@ -38,13 +40,13 @@ def compile_c(output: Path, sources: list[Path], *flags: str) -> None:
 @needs_source
 @pytest.mark.parametrize("level", ["-O0", "-O2", "-O3"])
 def test_init_compiles_without_a_warning_and_without_libc(tmp_path: Path, level: str) -> None:
-    sources = [NATIVE / name for name in ("start.c", "init.c", "steps.c")]
+    sources = [NATIVE / "start.c", *INIT]
     compile_c(tmp_path / "init", sources, *WARNINGS, *FREESTANDING, level)
 
 
 @needs_source
 def test_spawn_compiles_without_a_warning(tmp_path: Path) -> None:
-    for name in ("spawn.c", "spawn_child.c"):
+    for name in ("signals.c", "spawn.c", "spawn_child.c"):
         compile_c(tmp_path / "object.o", [NATIVE / name], *WARNINGS, "-O2", "-c")
 
 
@@ -72,7 +74,7 @@ def sanitized_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """Boxes of this test have an init built with the sanitizers; their exit statuses are checked at the end."""
     if not NATIVE.is_dir():
         pytest.skip("needs the source tree; this is an installed copy")
-    sources = [Path(__file__).with_name("hosted_init.c"), NATIVE / "init.c", NATIVE / "steps.c"]
+    sources = [Path(__file__).with_name("hosted_init.c"), *INIT]
     compile_c(tmp_path / "init", sources, *SANITIZERS)
     image = os.memfd_create("sanitized-init")
     os.write(image, (tmp_path / "init").read_bytes())

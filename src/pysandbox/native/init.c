@@ -21,19 +21,18 @@
  * not, so no process of the payload's uid can reach the shared memory through it (ptrace(2)); the application keeps
  * argv and env well below the run's memory limit, as an OOM kill before exec would take init along.
  *
- * Owns: the control socket, the runs' sockets, the fds received.  May call: sys.h, steps.h.  No libc, no
+ * Owns: the control socket, the runs' sockets, the fds received.  May call: sys.h, messages.h, files.h, steps.h.  No libc, no
  * allocation but mmap of a large request's body, no handler of any signal (all are blocked, SIGCHLD comes by signalfd).
  */
-#include "proto.h"
+#include "files.h"
+#include "messages.h"
 #include "steps.h"
 #include "sys.h"
 
 #define CONTROL_FD 3 /* where spawn.c puts them */
 #define APPLICATION_FD 4
 #define MAX_KEEPERS 256
-#define SMALL_BODY (32u << 10) /* a request up to here needs no mmap */
 #define CHILD_STACK (64u << 10)
-#define NO_STEP UINT32_MAX /* a failure that is no step's: the request itself, or the fork */
 
 struct run {
     int socket; /* -1: no run */
@@ -56,113 +55,9 @@ static struct state {
     struct pb_context context;
 } state;
 
-struct request {
-    struct pb_head head;
-    char *body; /* head.length bytes, mapped unless they are in small_body */
-    uint32_t n_fds;
-    int fds[PB_MAX_FDS];
-};
-
 /* A list of n strings takes n bytes at least, so this many pointers are enough for argv and env of a small body. */
-static const char *small_pointers[SMALL_BODY + 2];
-static char small_body[SMALL_BODY] __attribute__((aligned(16)));
+static const char *small_pointers[PB_SMALL_BODY + 2];
 static char child_stack[CHILD_STACK] __attribute__((aligned(16)));
-
-/* --- talking ---------------------------------------------------------------------------------------------- */
-
-/* Sends one reply, with a descriptor when fd >= 0.  A reader that is gone is no matter: its end is seen elsewhere. */
-static void send_reply(int socket, const struct pb_reply *reply, int fd)
-{
-    struct iovec part = {.iov_base = (void *)(uintptr_t)reply, .iov_len = sizeof *reply};
-    struct {
-        struct pb_cmsghdr head;
-        int fd;
-    } __attribute__((aligned(8))) control = {{.len = sizeof control.head + sizeof(int), .level = PB_SOL_SOCKET, .type = PB_SCM_RIGHTS}, fd};
-    struct pb_msghdr message = {.iov = &part, .iovlen = 1};
-    if (fd >= 0) {
-        message.control = &control;
-        message.controllen = sizeof control;
-    }
-    long r;
-    do
-        r = sys_sendmsg(socket, &message, PB_MSG_NOSIGNAL);
-    while (r == -EINTR);
-}
-
-static void send_failure(int socket, uint32_t step, int error)
-{
-    struct pb_reply reply = {.kind = PB_FAILED, .step = step, .error = error};
-    send_reply(socket, &reply, -1);
-}
-
-static void close_all(const struct request *request)
-{
-    for (uint32_t i = 0; i < request->n_fds; i++)
-        sys_close(request->fds[i]);
-    if (request->body && request->body != small_body)
-        sys_munmap(request->body, request->head.length);
-}
-
-static bool read_exactly(int fd, char *to, size_t length)
-{
-    while (length) {
-        long n = sys_read(fd, to, length);
-        if (n == -EINTR)
-            continue;
-        if (n <= 0)
-            return false;
-        to += n;
-        length -= (size_t)n;
-    }
-    return true;
-}
-
-/* Receives one request.  False when the socket has closed or what came is no request: both end the box. */
-static bool receive(int control, struct request *request)
-{
-    union {
-        struct pb_cmsghdr head;
-        char space[sizeof(struct pb_cmsghdr) + (PB_MAX_FDS + 3) * sizeof(int)];
-    } __attribute__((aligned(8))) ancillary;
-    struct iovec part = {.iov_base = &request->head, .iov_len = sizeof request->head};
-    struct pb_msghdr message = {
-        .iov = &part, .iovlen = 1, .control = &ancillary, .controllen = sizeof ancillary};
-    request->body = 0;
-    request->n_fds = 0;
-    long got;
-    do
-        got = sys_recvmsg(control, &message, PB_MSG_CMSG_CLOEXEC);
-    while (got == -EINTR);
-    if (got <= 0)
-        return false;
-    if (message.controllen >= sizeof(struct pb_cmsghdr) && ancillary.head.level == PB_SOL_SOCKET &&
-        ancillary.head.type == PB_SCM_RIGHTS && ancillary.head.len <= sizeof ancillary) {
-        const int *fds = (const int *)(&ancillary.head + 1);
-        size_t count = (ancillary.head.len - sizeof(struct pb_cmsghdr)) / sizeof(int);
-        for (size_t i = 0; i < count; i++) {
-            if (request->n_fds < PB_MAX_FDS)
-                request->fds[request->n_fds++] = fds[i];
-            else
-                sys_close(fds[i]);
-        }
-    }
-    if (!read_exactly(control, (char *)&request->head + got, sizeof request->head - (size_t)got))
-        return false;
-    const struct pb_head *head = &request->head;
-    if (head->magic != PB_MAGIC || head->length > PB_MAX_BODY || head->nfds != request->n_fds ||
-        message.flags & PB_MSG_CTRUNC)
-        return false;
-    if (!head->length)
-        return true;
-    request->body = small_body;
-    if (head->length > SMALL_BODY) {
-        long body = sys_mmap(head->length);
-        if (body < 0 && body > -4096)
-            return false;
-        request->body = (char *)body;
-    }
-    return read_exactly(control, request->body, head->length);
-}
 
 /* --- what init waits for ------------------------------------------------------------------------------------ */
 
@@ -308,7 +203,7 @@ static void settle(struct state *s)
     if (left || run->program)
         return;
     run->report.kind = PB_ENDED;
-    send_reply(run->socket, &run->report, -1);
+    pb_send_reply(run->socket, &run->report, -1);
     if (run->last)
         end_box(s);
     ignore(s, run->socket);
@@ -321,7 +216,7 @@ static void settle(struct state *s)
 struct child {
     struct state *state;
     const struct pb_plan *plan;
-    struct request *request;
+    struct pb_request_in *request;
     uint32_t step; /* of the failure */
     int error;
 };
@@ -338,7 +233,7 @@ static bool is_promised(const struct pb_plan *plan, long number)
 /* The program may be given descriptors under any number; ours move to numbers that are promised to nobody. */
 static int out_of_the_way(const struct child *child)
 {
-    struct request *request = child->request;
+    struct pb_request_in *request = child->request;
     for (uint32_t i = 0; i < request->n_fds; i++) {
         int fd = request->fds[i];
         for (long number = fd; is_promised(child->plan, number); request->fds[i] = (int)number) {
@@ -366,12 +261,12 @@ static void become_program(void *argument)
 
 static long spawn(struct child *child)
 {
-    const struct request *request = child->request;
+    const struct pb_request_in *request = child->request;
     struct pb_context *context = &child->state->context;
     size_t room = 0;
     context->pointers = small_pointers;
     context->n_pointers = sizeof small_pointers / sizeof *small_pointers;
-    if (request->body != small_body) {
+    if (request->head.length > PB_SMALL_BODY) {
         context->n_pointers = request->head.length + 2;
         room = context->n_pointers * sizeof(char *);
         long at = sys_mmap(room);
@@ -392,10 +287,10 @@ static long spawn(struct child *child)
     return pid;
 }
 
-static void start_run(struct state *s, struct request *request)
+static void start_run(struct state *s, struct pb_request_in *request)
 {
     struct pb_plan plan;
-    struct child child = {.state = s, .plan = &plan, .request = request, .step = NO_STEP};
+    struct child child = {.state = s, .plan = &plan, .request = request, .step = PB_NO_STEP};
     int socket = request->fds[0];
     int error = pb_decode(request->body, request->head.length, request->fds, request->n_fds, &plan, &child.step);
     if (!error) {
@@ -404,20 +299,20 @@ static void start_run(struct state *s, struct request *request)
             s->run = (struct run){.socket = socket, .program = (int)pid, .ending = !watch(s, socket)};
             s->run.last = request->head.request == PB_LAST_RUN;
             struct pb_reply reply = {.kind = PB_STARTED, .pid = (int)pid};
-            send_reply(socket, &reply, -1);
+            pb_send_reply(socket, &reply, -1);
             return;
         }
         if (pid >= 0)
             sys_wait4((int)pid, 0, PB_WALL, 0);
         error = pid < 0 ? (int)-pid : child.error;
     }
-    send_failure(socket, child.step, error);
+    pb_send_failure(socket, child.step, error);
     sys_close(socket);
 }
 
 static void serve(struct state *s);
 
-static _Noreturn void become_keeper(struct state *s, struct request *request)
+static _Noreturn void become_keeper(struct state *s, struct pb_request_in *request)
 {
     sys_prctl(PR_SET_CHILD_SUBREAPER, 1, 0);
     sys_close(s->control);
@@ -430,7 +325,7 @@ static _Noreturn void become_keeper(struct state *s, struct request *request)
     s->is_pid1 = false;
     s->n_keepers = 0;
     if (!open_senses(s) || !open_children(s)) {
-        send_failure(request->fds[0], NO_STEP, EMFILE);
+        pb_send_failure(request->fds[0], PB_NO_STEP, EMFILE);
         sys_exit(1);
     }
     start_run(s, request);
@@ -441,7 +336,7 @@ static _Noreturn void become_keeper(struct state *s, struct request *request)
     sys_exit(0);
 }
 
-static void request_run(struct state *s, struct request *request)
+static void request_run(struct state *s, struct pb_request_in *request)
 {
     if (request->n_fds == 0)
         return;
@@ -458,57 +353,26 @@ static void request_run(struct state *s, struct request *request)
     if (pid == 0)
         become_keeper(s, request);
     if (pid < 0)
-        send_failure(request->fds[0], NO_STEP, (int)-pid);
+        pb_send_failure(request->fds[0], PB_NO_STEP, (int)-pid);
     else
         s->keepers[s->n_keepers++] = (int)pid;
 }
 
-/* --- files ---------------------------------------------------------------------------------------------------- */
+/* --- requests ---------------------------------------------------------------------------------------------------- */
 
-/* Opens a regular file inside the box for the application, with the box's rights.  Never blocks: a FIFO or a
- * device that the payload put there is an error. */
-static long open_for_application(const struct request *request)
-{
-    const struct pb_open *wanted = (const struct pb_open *)request->body;
-    struct stat st;
-    if (request->head.length <= sizeof *wanted || request->body[request->head.length - 1])
-        return -EINVAL;
-    const char *path = request->body + sizeof *wanted;
-    uint64_t resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | (wanted->links ? 0 : RESOLVE_NO_SYMLINKS);
-    uint64_t flags = (wanted->flags & (O_ACCMODE | O_CREAT | O_EXCL)) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
-    long fd = sys_openat2(AT_FDCWD, path, flags, flags & O_CREAT ? wanted->mode & 07777 : 0, resolve);
-    if (fd < 0)
-        return fd;
-    long r = sys_fstat((int)fd, &st);
-    if (r >= 0 && (st.st_mode & PB_S_IFMT) != PB_S_IFREG)
-        r = (st.st_mode & PB_S_IFMT) == PB_S_IFDIR ? -EISDIR : -ENXIO;
-    if (r >= 0 && wanted->flags & O_TRUNC)
-        r = SYS2(__NR_ftruncate, fd, 0);
-    if (r >= 0 && flags & O_CREAT) {
-        r = SYS3(__NR_fchown, fd, wanted->uid, wanted->gid);
-        if (r >= 0)
-            r = SYS2(__NR_fchmod, fd, wanted->mode & 07777);
-    }
-    if (r < 0) {
-        sys_close((int)fd);
-        return r;
-    }
-    return fd;
-}
-
-static void request_open(struct state *s, const struct request *request)
+static void request_open(struct state *s, const struct pb_request_in *request)
 {
     struct pb_reply reply = {.kind = PB_READY};
-    long fd = open_for_application(request);
+    long fd = pb_open_for_application(request);
     if (fd < 0)
-        reply = (struct pb_reply){.kind = PB_FAILED, .step = NO_STEP, .error = (int)-fd};
-    send_reply(s->control, &reply, (int)fd);
+        reply = (struct pb_reply){.kind = PB_FAILED, .step = PB_NO_STEP, .error = (int)-fd};
+    pb_send_reply(s->control, &reply, (int)fd);
     if (fd >= 0)
         sys_close((int)fd);
 }
 
 /* Carries out a part of the box's plan; what has failed ends the box. */
-static void carry_out(struct state *s, const struct request *request, struct pb_reply *reply)
+static void carry_out(struct state *s, const struct pb_request_in *request, struct pb_reply *reply)
 {
     struct pb_plan plan;
     int error = pb_decode(request->body, request->head.length, request->fds, request->n_fds, &plan, &reply->step);
@@ -518,29 +382,29 @@ static void carry_out(struct state *s, const struct request *request, struct pb_
         return;
     reply->kind = PB_FAILED;
     reply->error = error;
-    send_reply(s->control, reply, -1);
+    pb_send_reply(s->control, reply, -1);
     end_box(s);
 }
 
-static void request_prepare(struct state *s, const struct request *request)
+static void request_prepare(struct state *s, const struct pb_request_in *request)
 {
     struct pb_reply reply = {.status = 1};
     carry_out(s, request, &reply);
 }
 
-static void request_setup(struct state *s, const struct request *request)
+static void request_setup(struct state *s, const struct pb_request_in *request)
 {
     struct pb_reply reply = {.kind = PB_READY};
     carry_out(s, request, &reply);
     if (!s->is_pid1 && !open_children(s)) {
-        send_failure(s->control, NO_STEP, ENOSYS); /* its tree is found through /proc only */
+        pb_send_failure(s->control, PB_NO_STEP, ENOSYS); /* its tree is found through /proc only */
         end_box(s);
     }
     if (s->is_pid1 && s->context.host_proc >= 0) {
         sys_close(s->context.host_proc);
         s->context.host_proc = -1;
     }
-    send_reply(s->control, &reply, -1);
+    pb_send_reply(s->control, &reply, -1);
 }
 
 /* --- the loop --------------------------------------------------------------------------------------------------- */
@@ -566,8 +430,8 @@ static void take_order(struct state *s)
 
 static void take_request(struct state *s)
 {
-    struct request request;
-    if (!receive(s->control, &request))
+    struct pb_request_in request;
+    if (!pb_receive(s->control, &request))
         end_box(s);
     switch (request.head.request) {
     case PB_PREPARE: request_prepare(s, &request); break;
@@ -577,7 +441,7 @@ static void take_request(struct state *s)
     case PB_OPEN: request_open(s, &request); break;
     default: end_box(s);
     }
-    close_all(&request);
+    pb_close_request(&request);
 }
 
 /* Waits for one thing to happen, and sees to it.  What cannot be waited for any more ends the box. */

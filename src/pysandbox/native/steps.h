@@ -1,4 +1,4 @@
-/* steps.h: a plan as bytes, and carrying it out.  See steps.c. */
+/* steps.h: a plan as bytes, and carrying it out.  See decode.c and steps.c. */
 #ifndef PB_STEPS_H
 #define PB_STEPS_H
 
@@ -94,6 +94,10 @@ struct pb_context {
     const char **pointers; /* room for EXEC's argv and env */
     size_t n_pointers;
 };
+
+/* Strings, bytes and lists are one number: the offset in the low half, the length in the high one. */
+static inline uint32_t pb_offset(uint64_t arg) { return (uint32_t)arg; }
+static inline uint32_t pb_length(uint64_t arg) { return (uint32_t)(arg >> 32); }
 
 void pb_context_init(struct pb_context *context);
 

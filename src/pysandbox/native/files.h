@@ -1,0 +1,10 @@
+/* files.h: files of the box for the application.  See files.c. */
+#ifndef PB_FILES_H
+#define PB_FILES_H
+
+#include "messages.h"
+
+/* Opens the file that a PB_OPEN asks for; returns a descriptor or -errno. */
+long pb_open_for_application(const struct pb_request_in *request);
+
+#endif

@@ -35,13 +35,14 @@ from .layers import (  # noqa: E402
     CgroupLimits,
     ChrootJail,
     Environment,
+    IoLimit,
     Layer,
     Namespaces,
     Rlimits,
     Tmpfs,
 )
 from .process import Popen  # noqa: E402
-from .result import Enforcement, Level, Result, Usage, Verdict  # noqa: E402
+from .result import Enforcement, Level, Result, Stats, Usage, Verdict  # noqa: E402
 from .sandbox import Sandbox, popen, run  # noqa: E402
 
 __version__ = "0.1.0"
@@ -61,6 +62,7 @@ __all__ = [
     "Enforcement",
     "Environment",
     "ExecError",
+    "IoLimit",
     "Layer",
     "Level",
     "Namespaces",
@@ -75,6 +77,7 @@ __all__ = [
     "SandboxError",
     "SandboxTimeout",
     "SetupError",
+    "Stats",
     "Tmpfs",
     "UnsupportedError",
     "Usage",

@@ -38,8 +38,9 @@ from .plan import Blueprint, IdRequest, Plan, Step
 _HEAD = struct.Struct("=IIII")
 _MAGIC = 0x50594258
 _SETUP, _RUN, _OPEN, _LAST_RUN, _PREPARE = 1, 2, 3, 4, 5
+_MEASURE = 0x100
 _OPEN_BODY = struct.Struct("=IIIII")
-REPLY = struct.Struct("=IIiiiI7Q")
+REPLY = struct.Struct("=IIiiiI9Q")
 READY, FAILED, STARTED, ENDED = 1, 2, 3, 4
 _ORDER = struct.Struct("=II")
 _TIMEVAL = struct.Struct("@ll")
@@ -57,6 +58,15 @@ _SPAWN_STEPS = ("mmap", "clone", "capset", "dup3", "execveat")
 
 _image_lock = threading.Lock()
 _image: int | None = None
+
+
+def _after_fork() -> None:
+    """In the child: another thread of the parent may have held the lock, and it is not there to let go."""
+    global _image_lock
+    _image_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _init_image() -> int:
@@ -95,6 +105,8 @@ class Reply:
     involuntary: int
     blocks_in: int
     blocks_out: int
+    wall_ns: int
+    delay_ns: int  #: all ones: not known
 
 
 @dataclass
@@ -125,9 +137,12 @@ class Box:
         self.blueprint = blueprint
         self.payload_ids: tuple[int, int] = (os.geteuid(), os.getegid())  # host ids that the payload has
         self.leaves = Leaves()
+        self.limits = blueprint.cgroup  # of runs to come; `Sandbox.update` changes them
         self.null = -1  # /dev/null, for the streams of runs that go there
         self._owner = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # of the conversation on the control socket
+        self._ending = threading.Lock()  # of the pidfd, whose number may be another's once it is closed
+        self.closed = False
         self._control: socket.socket | None = None
         self.pid = -1
         self.pidfd = -1
@@ -223,7 +238,9 @@ class Box:
         if inside:
             ranges.insert(0, (0, start, inside))
         words = [str(number) for line in ranges for number in line if line[2] > 0]
-        done = subprocess.run([helper, str(self.pid), *words], capture_output=True, text=True, check=False)
+        with INTERRUPTIBLE:
+            command = [helper, str(self.pid), *words]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE)
         if done.returncode:
             arguments = {"command": " ".join([helper, "PID", *words]), "said": done.stderr.strip()}
             raise _setup_error(errno.EPERM, "Namespaces", f"new{kind}map", arguments)
@@ -233,6 +250,7 @@ class Box:
 
         Apart from the constructor, so that the caller can do its own part of a run meanwhile.
         """
+        self._check_owner()
         with UNINTERRUPTED, self._lock:
             if self._ready:
                 return
@@ -249,12 +267,14 @@ class Box:
             plan = self.blueprint.prepare_plan if reply.status else self.blueprint.setup_plan
             raise step_error(plan, reply)
 
+    def _check_owner(self) -> None:
+        if os.getpid() != self._owner:  # before any lock: at the time of the fork another thread may have held it
+            raise SandboxError("a box belongs to the process that made it; make another after a fork")
+
     # --- talking to init ------------------------------------------------------------------------------------
 
     def _send(self, request: int, body: bytes, fds: list[int] | None = None) -> None:
         control = self._control
-        if os.getpid() != self._owner:
-            raise SandboxError("a box belongs to the process that made it; make another after a fork")
         if control is None:
             raise SandboxError("the box has ended")
         if len(body) > _LARGEST_BODY:
@@ -295,21 +315,31 @@ class Box:
         self.kill()
         raise _setup_error(errno.ETIMEDOUT, "init", step, {"seconds": patience})
 
-    def start_run(self, plan: Plan, fds: list[int], *, last: bool = False, patience: float | None = None) -> StartedRun:
+    def start_run(
+        self,
+        plan: Plan,
+        fds: list[int],
+        *,
+        last: bool = False,
+        measure: bool = False,
+        patience: float | None = None,
+    ) -> StartedRun:
         """Start a program.  The plan's descriptors count from 1: 0 is the run's own socket.
 
-        `last`: the box ends with this run.  `patience`: seconds that starting may take, five at least.  To be called
-        with signals held back.
+        `last`: the box ends with this run.  `measure`: its waiting for a CPU is to be reported.  `patience`: seconds
+        that starting may take, five at least.  To be called with signals held back.
         """
+        self._check_owner()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs, self._lock:
                 # It may overtake the answer to the set-up: init takes one after the other, and ends if that failed.
                 try:
-                    self._send(_LAST_RUN if last else _RUN, plan.encoded, [theirs.fileno(), *fds])
-                except SandboxError:
-                    if self._ready:
-                        raise
+                    request = (_LAST_RUN if last else _RUN) | (_MEASURE if measure else 0)
+                    self._send(request, plan.encoded, [theirs.fileno(), *fds])
+                except SandboxError as error:
+                    if self._ready or isinstance(error, SetupError):
+                        raise  # else the answer to the set-up, below, says why init has ended
             if not self._ready:
                 self.wait_until_ready()
             reply = self._receive_start(ours, min(_PATIENCE, max(_LEAST_PATIENCE, patience or _PATIENCE)))
@@ -360,13 +390,15 @@ class Box:
 
     def is_alive(self) -> bool:
         """Whether init still runs."""
-        return self.pidfd >= 0 and not _is_readable(self.pidfd, 0)
+        with self._ending:
+            return self.pidfd >= 0 and not _is_readable(self.pidfd, 0)
 
     def kill(self) -> None:
         """End the box at once."""
-        if self.pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        with self._ending:
+            if self.pidfd >= 0:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def begin_close(self) -> None:
         """Tell init to end the box, and do not wait for it; `close` does."""
@@ -378,30 +410,47 @@ class Box:
 
     def close(self) -> None:
         """End the box and wait until nothing is left of it.  In a forked child: just let go of it."""
+        if os.getpid() != self._owner:
+            self._let_go()
+            return
         with UNINTERRUPTED:  # for a few seconds at most
-            self.begin_close()
+            self.closed = True
+            self.begin_close()  # so that whoever waits for an answer gets none, and lets go of the lock
+            with self._lock:
+                control, self._control = self._control, None
+                if control is not None:
+                    control.close()
             self._close_null()
-            control, self._control = self._control, None
-            if control is not None:
-                control.close()
-            if os.getpid() == self._owner:
-                self.leaves.close()  # while init comes to its end
-                self._wait_for_end()
-            elif self.pidfd >= 0:
-                pidfd, self.pidfd = self.pidfd, -1
-                os.close(pidfd)
+            self.leaves.close()  # while init comes to its end
+            self._wait_for_end()
+
+    def _let_go(self) -> None:
+        self._close_null()
+        control, self._control = self._control, None
+        if control is not None:
+            control.close()
+        pidfd, self.pidfd = self.pidfd, -1
+        if pidfd >= 0:
+            os.close(pidfd)
 
     def _wait_for_end(self) -> None:
-        if self.pidfd < 0:
+        with self._ending:
+            pidfd, self.pidfd = self.pidfd, -1
+        if pidfd < 0:
             return
-        if not _is_readable(self.pidfd, 5.0):
-            self.kill()
-            _is_readable(self.pidfd, 60.0)
-        with contextlib.suppress(ChildProcessError):  # a caller that ignores SIGCHLD, or reaps everything
-            ended = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
-            self.exit_status = ended.si_status if ended is not None else None
-        pidfd, self.pidfd = self.pidfd, -1
-        os.close(pidfd)
+        try:
+            if not _is_readable(pidfd, 5.0):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                if not _is_readable(pidfd, 5.0):
+                    warnings.warn(
+                        f"init {self.pid} of a box does not die; it will when the kernel lets it", stacklevel=2
+                    )
+                    return
+            with contextlib.suppress(ChildProcessError):  # a caller that ignores SIGCHLD, or reaps everything
+                ended = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+                self.exit_status = ended.si_status if ended is not None else None
+        finally:
+            os.close(pidfd)
 
     def _close_null(self) -> None:
         null, self.null = self.null, -1

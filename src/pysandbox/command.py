@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import locale
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
 from . import units
 from .errors import ConfigError
 from .plan import CgroupRequest
+from .result import Stats
 from .supervise import Bounds
 
 PIPE = subprocess.PIPE
@@ -21,6 +23,7 @@ DEVNULL = subprocess.DEVNULL
 File = int | IO[Any] | None
 
 DEFAULT_MAX_OUTPUT = 16 << 20
+_LARGEST_FD = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Command:
     bounds: Bounds
     limits: CgroupRequest | None
     bufsize: int = -1
+    sample_interval: float | None = None
+    on_pressure: Callable[[Stats], object] | None = None
 
 
 def check_command(
@@ -60,6 +65,10 @@ def check_command(
     max_output: int | str = DEFAULT_MAX_OUTPUT,
     truncate_output: bool = False,
     grace: float = 0.0,
+    idle_time: float | None = None,
+    extra_time: float = 0.0,
+    sample_interval: float | None = None,
+    on_pressure: Callable[[Stats], object] | None = None,
     limits: CgroupRequest | None = None,
     bufsize: int = -1,
 ) -> Command:
@@ -72,6 +81,13 @@ def check_command(
             "".encode(units.text(encoding, "encoding"))
         except LookupError:
             raise ConfigError(f"unknown encoding: {encoding!r}") from None
+    if errors is not None:
+        try:
+            codecs.lookup_error(units.text(errors, "errors"))
+        except LookupError:
+            raise ConfigError(f"unknown error handler: {errors!r}") from None
+    if isinstance(bufsize, bool) or not isinstance(bufsize, int):
+        raise ConfigError(f"bufsize must be an int, not {bufsize!r}")
     if input is not None:
         if stdin not in (DEVNULL, PIPE):
             raise ConfigError("input and stdin exclude each other")
@@ -88,7 +104,9 @@ def check_command(
             raise ConfigError(f"input must be bytes, not {type(input).__name__}") from None
     for name, stream in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
         _check_stream(name, stream)
-    passed = tuple(units.count(fd, "each of pass_fds", least=3) for fd in pass_fds)
+    if isinstance(pass_fds, (str, bytes)) or not isinstance(pass_fds, Iterable):
+        raise ConfigError(f"pass_fds must be a sequence of descriptors, not {pass_fds!r}")
+    passed = tuple(units.count(fd, "each of pass_fds", least=3, most=_LARGEST_FD) for fd in pass_fds)
     for fd in passed:
         _check_open(fd, "pass_fds")
     if len(set(passed)) != len(passed) or len(passed) > 200:
@@ -99,7 +117,11 @@ def check_command(
         grace=units.seconds(grace, "grace", zero=True),
         output=units.size(max_output, "max_output", least=0),
         truncate=units.flag(truncate_output, "truncate_output"),
+        idle=None if idle_time is None else units.seconds(idle_time, "idle_time"),
+        extra=units.seconds(extra_time, "extra_time", zero=True),
     )
+    if on_pressure is not None and not callable(on_pressure):
+        raise ConfigError(f"on_pressure must be callable, not {on_pressure!r}")
     return Command(
         args=words,
         stdin=stdin,
@@ -114,6 +136,8 @@ def check_command(
         bounds=bounds,
         limits=limits,
         bufsize=bufsize,
+        sample_interval=None if sample_interval is None else units.seconds(sample_interval, "sample_interval"),
+        on_pressure=on_pressure,
     )
 
 
@@ -132,11 +156,11 @@ def _check_stream(name: str, stream: File) -> None:
     if isinstance(stream, int):
         if stream == STDOUT and name == "stderr":
             return
-        if stream < 0:
+        if not 0 <= stream <= _LARGEST_FD:
             raise ConfigError(f"{name}: {stream} is no descriptor")
         _check_open(stream, name)
         return
     try:
         _check_open(stream.fileno(), name)
-    except (AttributeError, OSError, ValueError) as error:
+    except (AttributeError, OSError, TypeError, ValueError) as error:
         raise ConfigError(f"{name} must be a real file (with a descriptor), not {stream!r}: {error}") from None

@@ -42,6 +42,7 @@ def default_layers() -> tuple[Layer, ...]:
 def merge(given: Iterable[object], base: Base) -> dict[type[Layer], Layer]:
     """One layer of each type: the caller's own win over the active ones, and both over the base."""
     start: Iterable[Layer]
+    given = tuple(given)
     if base is None:
         start = ()
     elif isinstance(base, _Default):
@@ -55,6 +56,10 @@ def merge(given: Iterable[object], base: Base) -> dict[type[Layer], Layer]:
         if not isinstance(layer, Layer):
             raise ConfigError(f"not a layer: {layer!r}")
         merged[type(layer)] = layer
+    limits = merged.get(CgroupLimits)
+    if isinstance(base, _Default) and isinstance(limits, CgroupLimits) and limits is not DEFAULT_LIMITS:
+        # A layer that is added takes no protection away: what it leaves out stays bounded.
+        merged[CgroupLimits] = limits.filled(int(DEFAULT_LIMITS.memory or 0), DEFAULT_LIMITS.pids)
     return merged
 
 
@@ -183,7 +188,7 @@ def _bound_processes(blueprint: Blueprint, limits: CgroupLimits) -> None:
     own = blueprint.rlimits.get(resource.RLIMIT_NPROC)
     if own is None or own > most:
         blueprint.add(limits.name, Phase.LIMITS, Verb.SETRLIMIT, resource.RLIMIT_NPROC, most, most)
-    blueprint.cgroup = replace(request, pids=None)
+    blueprint.cgroup = replace(request, pids=None, pids_by_rlimit=True)
 
 
 def _facts(namespaces: frozenset[str], choices: dict[str, object], privileged: bool, degrade: bool) -> Facts:

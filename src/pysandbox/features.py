@@ -198,6 +198,17 @@ def _claimed_ids() -> list[tuple[int, int]]:
     return [(first, last) for first, last in claimed if last >= 65536]
 
 
+def owner_of(host_id: int) -> str:
+    """Who has an id of the host already: an account, a group, or a range of subordinate ids; empty for nobody."""
+    if host_id < 65536:
+        for path in ("/etc/passwd", "/etc/group"):
+            for line in _read(path).splitlines():
+                fields = line.split(":")
+                if len(fields) > 2 and fields[2] == str(host_id):
+                    return f"{fields[0]} in {path}"
+    return "a range or an account of this host" if any(low <= host_id <= high for low, high in _claimed_ids()) else ""
+
+
 def free_host_ids(pid: int) -> int:
     """The first of two host ids for the box of process `pid`: high, nobody's, and no other living box's."""
     lowest, highest = highest_ids()

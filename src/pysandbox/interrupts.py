@@ -4,9 +4,7 @@ A signal handler of the application's may raise between any two calls, as Keyboa
 call that gave a descriptor or a process and the assignment that would have remembered it.  Where we take or give back
 such things the thread's signals wait; where we wait for the box they do not.
 
-Python runs handlers in its main thread only, but the kernel may hand a signal to any thread that does not block it.  So
-in an application with several threads a handler can still run in such a place: rarely, and most of what it leaves
-behind then is closed when the objects are collected.
+native/signals.c says how.  Whatever is done with signals held back must come to an end soon by itself.
 """
 
 from __future__ import annotations
@@ -33,12 +31,13 @@ class _Uninterrupted:
 
     def __enter__(self) -> None:
         hold = _hold
-        hold.depth += 1
         try:
             lib.pb_hold_signals(hold.mask)
         except BaseException:  # a handler that was due already
-            self.__exit__(None, None, None)
+            if hold.depth == 0:
+                lib.pb_release_signals(hold.mask)
             raise
+        hold.depth += 1
 
     def __exit__(
         self,

@@ -21,7 +21,7 @@ from .errors import (
     SetupError,
     UnsupportedError,
 )
-from .plan import CgroupRequest, Phase, Step, Verb
+from .plan import CgroupRequest, Phase, Step, Verb, filled
 from .result import Enforcement, Level
 from .supervise import Bounds
 
@@ -44,6 +44,16 @@ class Held:
     #: The program's ends of the pipes.  When we collect the output ourselves they stay open here until the run has
     #: ended, which init tells; else their closing would wake us once more, and earlier, for nothing.
     far_ends: list[int] = field(default_factory=list)
+
+    def why_no_leaf(self) -> str:
+        """Why the run has no cgroup, for errors."""
+        row = self.enforcement.get("CgroupLimits")
+        return "none, as no limits were asked for" if row is None else row.reason or str(row)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether limits were asked for, and so the evidence is to be had that costs a little."""
+        return self.leaf is not None and self.leaf.request.asked
 
     def close_far_ends(self) -> None:
         """Leave the program's ends of the pipes to the program."""
@@ -79,7 +89,9 @@ def launch(box: Box, command: Command, *, last_of_box: bool) -> Held:
             launcher.arrange_streams(closed)
             launcher.add_program()
             plan = box.blueprint.run_plan(launcher.steps)
-            held.run = box.start_run(plan, launcher.fds, last=last_of_box, patience=held.bounds.wall)
+            held.run = box.start_run(
+                plan, launcher.fds, last=last_of_box, measure=held.is_measured, patience=held.bounds.wall
+            )
     except SetupError as error:
         held.let_go()
         raise _exec_error(error, command) from None
@@ -87,6 +99,11 @@ def launch(box: Box, command: Command, *, last_of_box: bool) -> Held:
         held.let_go()
         raise
     return held
+
+
+def default_row(row: Enforcement) -> Enforcement:
+    """The row for bounds that nobody asked for, where an rlimit bounds the processes."""
+    return replace(row, mechanism=f"memory: {row.mechanism}; processes: RLIMIT_NPROC, refusals not counted")
 
 
 class _Launcher:
@@ -112,7 +129,9 @@ class _Launcher:
             args = (resource.RLIMIT_CPU, bounds.rlimit_cpu or 0, (bounds.rlimit_cpu or 0) + 1)
             steps.append(Step(Phase.LIMITS, Verb.SETRLIMIT, args, "cpu_time"))
         held.bounds = bounds
-        request = self.command.limits if self.command.limits is not None else blueprint.cgroup
+        request = self.box.limits
+        if self.command.limits is not None:
+            request = filled(self.command.limits, self.box.limits)
         if request is not None:
             self._make_leaf(request)
         if bounds.cpu is not None and held.leaf is None:
@@ -124,11 +143,12 @@ class _Launcher:
             )
 
     def _make_leaf(self, request: CgroupRequest) -> None:
-        held = self.held
+        held, degrade = self.held, self.box.blueprint.facts.degrade
         if held.bounds.cpu is not None:
             request = replace(request, exact_cpu=True)
+        row = None
         try:
-            group = cgroups.own_group()
+            group = cgroups.group_for(request)
             if group is None:
                 raise UnsupportedError(
                     "CgroupLimits",
@@ -137,9 +157,14 @@ class _Launcher:
                     remedy="run as root, or in a delegated scope (systemd-run --user --scope -p Delegate=yes ...) and "
                     "call pysandbox.vacate_cgroup() first, or accept watching instead: Sandbox(..., degrade=True)",
                 )
+            row = group.enforcement
+            if degrade and (lacking := group.lacks(request)):
+                request = cgroups.without(request, lacking)
+                reason = "; ".join(f"not kept: {name}, which needs {need}" for name, need in lacking.items())
+                row = Enforcement(Level.PARTIAL, group.kind, reason)
             held.leaf = self.box.leaves.take(group, request)
         except (UnsupportedError, SetupError) as error:
-            if request.asked and not self.box.blueprint.facts.degrade:
+            if request.asked and not degrade:
                 raise
             why = error.have if isinstance(error, UnsupportedError) else str(error)
             self._watch_instead(request, why)
@@ -149,7 +174,7 @@ class _Launcher:
             self.steps.append(Step(Phase.CGROUP, Verb.CGROUP_ATTACH, (len(self.fds),), "CgroupLimits"))
         if "cgroup" in self.box.blueprint.facts.namespaces:
             self.steps.append(_UNSHARE_CGROUP)
-        held.enforcement["CgroupLimits"] = group.enforcement
+        held.enforcement["CgroupLimits"] = row if not request.pids_by_rlimit else default_row(row)
 
     def _watch_instead(self, request: CgroupRequest, why: str) -> None:
         held, namespaces = self.held, self.box.blueprint.facts.namespaces
@@ -236,7 +261,7 @@ def _check_room(command: Command, box: Box) -> None:
 
     While they are copied by execve(2) the child still shares init's memory, and an OOM kill would take both.
     """
-    request = command.limits if command.limits is not None else box.blueprint.cgroup
+    request = command.limits if command.limits is not None else box.limits
     if request is None or request.memory is None or request.memory > _ROOM_FOR_ANY:
         return
     env = box.blueprint.environment if command.env is None else command.env

@@ -13,12 +13,12 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from .result import Enforcement
 
-__all__ = ["Blueprint", "CgroupRequest", "Facts", "IdRequest", "Phase", "Plan", "Step", "Verb"]
+__all__ = ["Blueprint", "CgroupRequest", "Facts", "IdRequest", "IoRequest", "Phase", "Plan", "Step", "Verb"]
 
 
 class Phase(enum.IntEnum):
@@ -74,22 +74,23 @@ class Verb(enum.IntEnum):
     LOOPBACK_UP = 17
     TIME_OFFSETS = 18
     SYSCTL = 19
-    CAPBSET = 20
-    NOT_DUMPABLE = 21
-    CGROUP_ATTACH = 22
-    UNSHARE_CGROUP = 23
-    SETRLIMIT = 24
-    NEW_SESSION = 25
-    UMASK = 26
-    CHDIR = 27
-    STDIO = 28
-    SETGROUPS = 29
-    SETRESGID = 30
-    SETRESUID = 31
-    CAPSET = 32
-    NO_NEW_PRIVS = 33
-    CLOSE_FDS = 34
-    EXEC = 35
+    OWN_IPC = 20
+    CAPBSET = 21
+    NOT_DUMPABLE = 22
+    CGROUP_ATTACH = 23
+    UNSHARE_CGROUP = 24
+    SETRLIMIT = 25
+    NEW_SESSION = 26
+    UMASK = 27
+    CHDIR = 28
+    STDIO = 29
+    SETGROUPS = 30
+    SETRESGID = 31
+    SETRESUID = 32
+    CAPSET = 33
+    NO_NEW_PRIVS = 34
+    CLOSE_FDS = 35
+    EXEC = 36
 
 
 #: s string, b bytes, l list of strings, f descriptor (index into those sent along), u number
@@ -116,6 +117,7 @@ KINDS: dict[Verb, tuple[str, ...]] = {
         Verb.LOOPBACK_UP: "",
         Verb.TIME_OFFSETS: "s:offsets",
         Verb.SYSCTL: "s:path s:value",
+        Verb.OWN_IPC: "",
         Verb.CAPBSET: "u:keep",
         Verb.NOT_DUMPABLE: "",
         Verb.CGROUP_ATTACH: "f:tasks",
@@ -266,15 +268,42 @@ class IdRequest:
 
 
 @dataclass(frozen=True)
+class IoRequest:
+    """Limits on one block device, per second; None: no limit."""
+
+    device: str  #: "major:minor"
+    read_bps: int | None = None
+    write_bps: int | None = None
+    read_iops: int | None = None
+    write_iops: int | None = None
+
+
+@dataclass(frozen=True)
 class CgroupRequest:
     """What a run's cgroup is to enforce; bytes, CPUs, processes.  None: no limit."""
 
     memory: int | None = None
+    memory_high: int | None = None
     swap: int | None = None
     cpus: float | None = None
+    cpu_weight: int | None = None
+    cpuset: tuple[int, ...] | None = None
     pids: int | None = None
+    io: tuple[IoRequest, ...] = ()
+    pids_by_rlimit: bool = False  #: RLIMIT_NPROC bounds the processes, and no cgroup counts them
+    parent: str | None = None  #: the cgroup below which the leaf goes; None: the caller's own
     asked: bool = True  #: by the caller, and so an error where it cannot be had
     exact_cpu: bool = False  #: CPU time is to be counted while it runs
+
+
+def filled(request: CgroupRequest, bounds: CgroupRequest | None) -> CgroupRequest:
+    """The request, bounded in memory and processes by others where it has no bound of its own."""
+    if bounds is None:
+        return request
+    memory = request.memory if request.memory is not None else bounds.memory
+    if request.memory is None and memory is not None and request.memory_high is not None:
+        memory = max(memory, request.memory_high)
+    return replace(request, memory=memory, pids=bounds.pids if request.pids is None else request.pids)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import io
+import math
 import os
 import select
 import signal
@@ -24,13 +25,19 @@ from . import units, watch
 from .box import ENDED, ORDER_KILL, ORDER_SIGNAL, ORDER_SIGNAL_GROUP, REPLY, Box, Reply
 from .cgroups import Readings
 from .command import Command
-from .errors import ConfigError, SandboxError, SandboxTimeout
+from .errors import ConfigError, SandboxError, SandboxTimeout, UnsupportedError
+from .hostload import HostLoad
 from .interrupts import INTERRUPTIBLE, UNINTERRUPTED
 from .launch import Held, launch
-from .result import Result, Verdict
+from .plan import CgroupRequest
+from .result import Result, Stats, Verdict
 from .supervise import Ending, Order, Supervisor
 
 _CHUNK = 1 << 16
+_NOT_KNOWN = (1 << 64) - 1
+_SLICE = 0.05  # seconds that a thread waits for another that steps, before it looks about
+_LONGEST_POLL = 86400.0  # seconds; poll(2) takes no more than 24 days
+_OOM_LOOKS = 50  # times that the counter of kills is looked at after an OOM, a millisecond apart
 
 
 class Popen(Generic[AnyStr]):
@@ -65,7 +72,7 @@ class Popen(Generic[AnyStr]):
         self._owner = os.getpid()
         self._stepping = threading.RLock()
         self._on_end: list[Callable[[Popen[Any]], None]] = []
-        self._undecodable: UnicodeDecodeError | None = None
+        self._trouble: Exception | None = None  # raised to the caller once everything is in order
         self._feed: memoryview | None = None
         self._collected: dict[str, bytearray] = {}
         self._held: Held = launch(box, command, last_of_box=last_of_box)
@@ -78,6 +85,25 @@ class Popen(Generic[AnyStr]):
         self._poll = select.poll()
         self._watched: dict[int, str] = {}  # descriptor → "init", "stdin", "stdout", "stderr"
         self._watch(run.socket.fileno(), "init", select.POLLIN)
+        self._samples: list[Stats] = []
+        self._next_sample = started if command.sample_interval is not None else math.inf
+        self._load = HostLoad() if self._held.is_measured else None
+        try:
+            self._watch_leaf()
+        except BaseException:
+            self._held.let_go()
+            raise
+
+    def _watch_leaf(self) -> None:
+        """Hear of memory running out or short in the run's cgroup."""
+        leaf, on_pressure = self._held.leaf, self._command.on_pressure
+        if leaf is not None and self._held.is_measured and (event := leaf.oom_event()) is not None:
+            self._watch(event, "oom", select.POLLIN)
+        if on_pressure is not None:
+            if leaf is None:
+                raise UnsupportedError("on_pressure", need="a cgroup for the run", have=self._held.why_no_leaf())
+            fd, event = leaf.pressure_event()
+            self._watch(fd, "pressure", event)
 
     def open_streams(self) -> None:
         """Make the caller's file objects of the pipes, blocking ones."""
@@ -112,6 +138,7 @@ class Popen(Generic[AnyStr]):
         else:
             if self._held.leaf is not None:
                 self._held.leaf.stop_forks()
+                self._held.leaf.thaw()  # what is frozen on cgroup v1 does not die
             run.order(ORDER_KILL)
 
     def _look(self, now: float) -> None:
@@ -135,33 +162,99 @@ class Popen(Generic[AnyStr]):
         To be called with signals held back; none of it waits but the waiting.
         """
         self._check_owner()
-        with self._stepping:  # another thread may be at it; what it waits for wakes us both
+        deadline = math.inf if patience is None else time.monotonic() + patience
+        # Another thread may be at it: what it waits for wakes it, and then us.
+        while not self._stepping.acquire(timeout=max(0.0, min(_SLICE, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                return
+            with waiting:  # signals that have come meanwhile
+                pass
+        try:
             if self._held.run is not None:
-                self._step_alone(patience, waiting)
+                self._step_alone(None if patience is None else max(0.0, deadline - time.monotonic()), waiting)
+        finally:
+            self._stepping.release()
 
     def _step_alone(self, patience: float | None, waiting: AbstractContextManager[None]) -> None:
         wait = patience
-        if self._supervisor.watches:
-            pause = self._supervisor.next_look(time.monotonic())
-            wait = pause if patience is None else patience if pause is None else min(pause, patience)
+        if self._supervisor.watches or self._next_sample != math.inf:
+            now = time.monotonic()
+            pauses = [patience, self._supervisor.next_look(now), max(0.0, self._next_sample - now)]
+            wait = min((pause for pause in pauses if pause is not None), default=math.inf)
+            wait = None if wait == math.inf else wait
         with waiting:
-            events = self._poll.poll(None if wait is None else wait * 1000)  # rounded up to milliseconds
+            # rounded up to milliseconds
+            events = self._poll.poll(None if wait is None else min(wait, _LONGEST_POLL) * 1000)
         for fd, event in events:
             self._see_to(self._watched[fd], fd, event)
             if self._held.run is None:
                 return
         if self._supervisor.watches:
             self._look(time.monotonic())
+        if time.monotonic() >= self._next_sample and self._held.run is not None:
+            assert self._command.sample_interval is not None
+            self._samples.append(self.stats())
+            self._next_sample = time.monotonic() + self._command.sample_interval
 
     def _see_to(self, name: str, fd: int, event: int) -> None:
         if name == "init":
             self._hear()
         elif name == "stdin":
             self._write_input()
+        elif name == "oom":
+            self._hear_of_oom(fd)
+        elif name == "pressure":
+            self._hear_of_pressure(fd, event)
         elif event & select.POLLIN:
             self._read_output(name)
         else:  # closed at the other end, and empty
             self._unwatch(fd)
+
+    def _hear_of_oom(self, fd: int) -> None:
+        """The kernel is killing a process of the run; the others go too, as v2 does by itself (memory.oom.group)."""
+        os.read(fd, 8)
+        leaf = self._held.leaf
+        for _ in range(_OOM_LOOKS):  # the event comes a moment before the kill
+            if leaf is None or leaf.oom_kills():
+                break
+            time.sleep(0.001)
+        if leaf is not None and leaf.oom_kills():
+            self._carry_out(self._supervisor.end_the_rest(time.monotonic()))
+
+    def _hear_of_pressure(self, fd: int, event: int) -> None:
+        if event & select.POLLIN:  # an eventfd, which has a count to take
+            os.read(fd, 8)
+        if self._command.on_pressure is not None:
+            stats = self.stats()
+            with INTERRUPTIBLE:  # the caller's code
+                self._command.on_pressure(stats)
+
+    def stats(self) -> Stats:
+        """Read what the run uses now: memory, CPU time, processes, I/O; None for what nothing counts."""
+        if self._held.run is None:
+            raise SandboxError("the run has ended; its figures are in result.usage")
+        if self._held.leaf is not None:
+            return self._held.leaf.stats()
+        sample = watch.look(self._box.pid, self._others(self), None)
+        return Stats(time=time.monotonic(), processes=sample.processes, memory=sample.memory, cpu_time=sample.cpu)
+
+    def freeze(self, frozen: bool) -> None:
+        """Stop every process of the run, or let them go on; the time in between counts against no limit."""
+        leaf = self._held.leaf
+        if leaf is None:
+            raise UnsupportedError("pause", need="a cgroup for the run", have=self._held.why_no_leaf())
+        if frozen:
+            self._supervisor.pause(time.monotonic())
+        leaf.freeze(frozen)
+        if not frozen:
+            self._supervisor.resume(time.monotonic())
+
+    def update(self, request: CgroupRequest) -> None:
+        """Put other limits in force."""
+        leaf = self._held.leaf
+        if leaf is None:
+            raise UnsupportedError("update", need="a cgroup for the run", have=self._held.why_no_leaf())
+        leaf.update(request)
 
     def _watch(self, fd: int, name: str, events: int) -> None:
         self._watched[fd] = name
@@ -176,22 +269,33 @@ class Popen(Generic[AnyStr]):
         run = self._held.run
         assert run is not None
         try:
-            data = run.socket.recv(REPLY.size, socket.MSG_DONTWAIT)
+            data = _receive(run.socket)
         except BlockingIOError:
             return
-        except OSError:
-            data = b""
         now = time.monotonic()
         if len(data) == REPLY.size:
             reply = Reply(*REPLY.unpack(data))
             if reply.kind != ENDED:
                 return
-            user, system = reply.user_us / 1e6, reply.system_us / 1e6
-            ending = Ending(reply.status, reply.killed, user, system, reply.max_rss_kib << 10)
+            ending = Ending(
+                reply.status,
+                reply.killed,
+                user=reply.user_us / 1e6,
+                system=reply.system_us / 1e6,
+                max_rss=reply.max_rss_kib << 10,
+                voluntary=reply.voluntary,
+                involuntary=reply.involuntary,
+                io_read=reply.blocks_in * 512,
+                io_written=reply.blocks_out * 512,
+                wall=reply.wall_ns / 1e9,
+                delay=None if reply.delay_ns == _NOT_KNOWN else reply.delay_ns / 1e9,
+            )
         else:
             # Whoever looked after the run is dead: init, or (by a payload of the same id) the run's keeper.  What the
             # run left behind is nobody's then, so the box ends with it.
             self._box.kill()
+            if self._box.closed:
+                self._supervisor.note(now, Verdict.KILLED, "the box was closed")
             ending = Ending(int(signal.SIGKILL), 0, 0.0, 0.0, 0, lost=True)
         self._finish(ending, now)
 
@@ -199,23 +303,31 @@ class Popen(Generic[AnyStr]):
         """Every process of the run is dead: take the rest of the output, read the counters, make the result."""
         supervisor = self._supervisor
         supervisor.end(ending, now)
+        readings = Readings()
         try:
             self._drain()
-            readings = Readings() if self._held.leaf is None else self._held.leaf.readings()
+            if self._held.leaf is not None:
+                readings = self._held.leaf.readings()
+        except Exception as error:  # the run has ended all the same, and its end is to be told
+            self._trouble = error
         finally:
             self._held.let_go()
         verdict, hit, evidence = supervisor.verdict(readings)
         usage = supervisor.usage(readings, self._setup_time, evidence)
-        stdout, stderr = self._output("stdout"), self._output("stderr")
+        starved = supervisor.starved(readings, evidence)
+        if self._load is not None:
+            evidence |= self._load.since(usage.wall_time)
         self._result = Result(
             args=self.args,
             returncode=supervisor.returncode,
-            stdout=stdout,
-            stderr=stderr,
+            stdout=self._output("stdout"),
+            stderr=self._output("stderr"),
             verdict=verdict,
             usage=usage,
             limits_hit=hit,
             evidence=evidence,
+            starved=starved,
+            samples=tuple(self._samples),
             truncated=supervisor.truncated,
             enforcement=self._held.enforcement,
         )
@@ -250,9 +362,9 @@ class Popen(Generic[AnyStr]):
         try:
             # A limit may have cut a character in two; that is not the program's mistake.
             text = raw.decode(encoding, "replace" if self._supervisor.truncated else self._command.errors)
-        except UnicodeDecodeError as error:
-            self._undecodable = error  # raised to the caller once everything is in order
-            text = raw.decode(encoding, "replace")
+        except UnicodeError as error:
+            self._trouble = error
+            text = raw.decode("ascii", "replace")
         return text.replace("\r\n", "\n").replace("\r", "\n")
 
     # --- input and output -----------------------------------------------------------------------------------
@@ -350,8 +462,8 @@ class Popen(Generic[AnyStr]):
                         raise SandboxTimeout(list(self.args), timeout)
                     break
                 self._step(left)
-        if self._undecodable is not None:
-            raise self._undecodable
+        if self._trouble is not None:
+            raise self._trouble
 
     def communicate(
         self, input: AnyStr | None = None, timeout: float | None = None
@@ -394,20 +506,21 @@ class Popen(Generic[AnyStr]):
         number = int(signal.Signals(sig)) if not isinstance(sig, bool) and sig in signal.valid_signals() else -1
         if number < 0:
             raise ConfigError(f"not a signal: {sig!r}")
-        self._check_owner()
+        self.poll()  # a program that has ended already was not ended by this
         if self._held.run is not None:
+            self._supervisor.sent.add(number)
             self._held.run.order(ORDER_SIGNAL, number)
 
     def terminate(self) -> None:
         """Send SIGTERM to the program."""
-        self._check_owner()
+        self.poll()
         if self._held.run is not None:
             self._supervisor.note(time.monotonic(), Verdict.KILLED, "terminate()")
             self._held.run.order(ORDER_SIGNAL, signal.SIGTERM)
 
     def kill(self) -> None:
         """Kill the program and every process of its run."""
-        self._check_owner()
+        self.poll()
         if self._held.run is not None:
             self._carry_out(self._supervisor.stop(time.monotonic(), Verdict.KILLED, "kill()", at_once=True))
 
@@ -429,6 +542,8 @@ class Popen(Generic[AnyStr]):
             for stream in (self.stdin, self.stdout, self.stderr):
                 if stream is not None and not stream.closed:
                     with contextlib.suppress(OSError):  # unwritten input for a program that is dead
+                        # Another run may hold the other end, and never read: what is left is dropped.
+                        os.set_blocking(stream.fileno(), False)
                         stream.close()
 
     def _check_owner(self) -> None:
@@ -459,6 +574,21 @@ class Popen(Generic[AnyStr]):
             else:
                 warnings.warn(f"{self!r} is still running", ResourceWarning, source=self, stacklevel=1)
                 held.let_go()
+
+
+def _receive(ours: socket.socket) -> bytes:
+    """What init has said; nothing when it is gone."""
+    for _ in range(2):
+        try:
+            return ours.recv(REPLY.size, socket.MSG_DONTWAIT)
+        except ConnectionResetError:
+            # init closed its end with an order of ours unread in it.  That is told first, and its report comes after.
+            continue
+        except BlockingIOError:
+            raise
+        except OSError:
+            break
+    return b""
 
 
 def _write_to_pipe(fd: int, data: memoryview) -> int:

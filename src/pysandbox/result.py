@@ -52,6 +52,19 @@ class Enforcement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stats:
+    """One reading of what runs use while they go on; None where nothing counts it."""
+
+    time: float  #: of time.monotonic()
+    processes: int | None = None  #: processes and threads (without a cgroup: processes)
+    memory: int | None = None  #: bytes now
+    cpu_time: float | None = None  #: CPU seconds so far
+    io_read: int | None = None  #: bytes so far
+    io_written: int | None = None
+    throttled: float | None = None  #: seconds in which a CPU quota held it back
+
+
+@dataclass(frozen=True, kw_only=True)
 class Usage:
     """What a run used: seconds and bytes, over all its processes; None where nothing measured it.
 
@@ -67,6 +80,8 @@ class Usage:
     io_written: int | None = None
     processes_peak: int | None = None
     setup_time: float | None = None  #: from the call to the program's start
+    voluntary_switches: int | None = None  #: context switches of the processes that were waited for
+    involuntary_switches: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +94,13 @@ class Result(Generic[AnyStr]):
     stderr: AnyStr | None
     verdict: Verdict
     usage: Usage
-    limits_hit: frozenset[str] = frozenset()  #: of "memory", "pids", "cpu_time", "wall_time", "output", "file_size"
+    limits_hit: frozenset[str] = (
+        frozenset()
+    )  #: of "memory", "pids", "cpu_time", "wall_time", "idle_time", "output", "file_size"
     evidence: Mapping[str, object] = field(default_factory=dict)
+    #: share of wall time in which the run could have run and did not, as others had the CPUs; None: not measured
+    starved: float | None = None
+    samples: tuple[Stats, ...] = ()  #: readings taken on the way, with `sample_interval`
     truncated: bool = False  #: output past `max_output` was dropped
     enforcement: Mapping[str, Enforcement] = field(default_factory=dict)
 

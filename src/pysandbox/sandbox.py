@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import inspect
+import io
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any, Literal, TypedDict, overload
 
 from typing_extensions import Self, Unpack
 
-from . import units
+from . import cgroups, units
 from .box import Box
 from .command import Command, check_command
 from .compose import DEFAULT, Base, check_base, check_given, compose
-from .errors import ConfigError, SandboxError
+from .errors import ConfigError, SandboxError, UnsupportedError
+from .gate import Gate
 from .interrupts import UNINTERRUPTED
+from .launch import default_row
 from .layers import CgroupLimits
-from .plan import Blueprint, CgroupRequest
+from .live import Watch, total
+from .plan import Blueprint, CgroupRequest, filled
 from .process import Popen
-from .result import Enforcement, Level, Result
+from .result import Enforcement, Level, Result, Stats
 
 __all__ = ["Sandbox", "popen", "run"]
 
@@ -40,6 +45,10 @@ class _CommonOptions(TypedDict, total=False):
     truncate_output: bool
     grace: float
     limits: CgroupLimits | None
+    idle_time: float | None
+    extra_time: float
+    sample_interval: float | None
+    on_pressure: Callable[[Stats], object] | None
     stdin: int | IO[Any] | None
     stdout: int | IO[Any] | None
     stderr: int | IO[Any] | None
@@ -51,6 +60,10 @@ class _RunOptions(_CommonOptions, total=False):
 
 class _PopenOptions(_CommonOptions, total=False):
     bufsize: int
+
+
+class _Entered(SandboxError):
+    """The box that is there is not to be touched by whoever wanted to enter it again."""
 
 
 class Sandbox:
@@ -72,18 +85,24 @@ class Sandbox:
         self._degrade = units.flag(degrade, "degrade")
         self._box: Box | None = None
         self._live: set[Popen[Any]] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the set of runs
+        self._gate = Gate()  # of the box: runs start and files are opened side by side, its end is alone
+        self._owner = 0
         check_given(self._given)
         self._compose()  # complain now about what is wrong
 
     # --- lifetime -------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        if self._box is not None:
-            raise SandboxError("this Sandbox is entered already; use another for another box")
+        if self._owner != os.getpid():  # a forked copy's locks may be held by threads that it has not got
+            self._lock, self._gate, self._owner = threading.Lock(), Gate(), os.getpid()
         try:
-            with UNINTERRUPTED:
+            with self._gate.alone:
+                if self._box is not None:
+                    raise _Entered("this Sandbox is entered already; use another for another box")
                 self._box = _ready(Box(self._compose()))
+        except _Entered:
+            raise SandboxError("this Sandbox is entered already; use another for another box") from None
         except BaseException:
             self.close()
             raise
@@ -102,11 +121,23 @@ class Sandbox:
 
     def close(self) -> None:
         """End the box and everything in it.  Does nothing if it is not entered."""
-        with UNINTERRUPTED:
+        if self._owner != os.getpid():  # never entered, or a forked copy, which just lets go
+            box, self._box = self._box, None
+            if box is not None:
+                box.close()
+            return
+        self._hurry_starts()
+        with self._gate.alone:
             box, self._box = self._box, None
             if box is not None:
                 self._end_runs()
                 box.close()
+
+    def _hurry_starts(self) -> None:
+        """Wait for what is being started; what does not come to an end by itself is ended with the box."""
+        box = self._box
+        if box is not None and not self._gate.is_free_within(1.0):
+            box.kill()
 
     def _end_runs(self) -> None:
         with self._lock:
@@ -116,7 +147,9 @@ class Sandbox:
 
     def reset(self) -> None:
         """Bring the box back to the state just after entering: no process, no file of an earlier run is left."""
-        with UNINTERRUPTED:
+        self._check_owner()
+        self._hurry_starts()
+        with self._gate.alone:
             box = self._entered()
             self._end_runs()
             box.close()
@@ -124,6 +157,7 @@ class Sandbox:
             self._box = _ready(Box(box.blueprint))
 
     def _entered(self) -> Box:
+        self._check_owner()
         if self._box is None:
             raise SandboxError("the box is not there: use the Sandbox in a with block")
         return self._box
@@ -202,7 +236,15 @@ class Sandbox:
         :param grace: seconds between SIGTERM and SIGKILL; 0 kills at once.
         :param max_output: bytes of each captured stream, 16 MiB unless given; past it the run is stopped
             (`Verdict.OUTPUT_EXCEEDED`), or with `truncate_output=True` the rest is dropped (`Result.truncated`).
-        :param limits: `CgroupLimits` for this run, in place of the box's.
+        :param limits: `CgroupLimits` for this run, in place of the box's; memory and pids that it leaves out stay as
+            the box's.
+        :param idle_time: seconds without using CPU time (a millisecond of it) after which the run is stopped
+            (`Verdict.WALL_TIME_EXCEEDED`, "idle_time" in `limits_hit`).
+        :param extra_time: seconds that a run past its `timeout` or `cpu_time` may go on, to show how long it really
+            takes; the verdict stays.
+        :param sample_interval: seconds between readings that are kept in `Result.samples`, for `Result.plot`.
+        :param on_pressure: called with a `Stats` when memory runs short in the run's cgroup (memory.pressure,
+            memory.pressure_level), while the run is waited for.
         :param check: raise `ProcessError` unless the verdict is OK.
 
         Errors: `ConfigError`, `CommandNotFoundError`, `CommandNotExecutableError`, `SetupError`, `UnsupportedError`.
@@ -273,11 +315,17 @@ class Sandbox:
         return process
 
     def _start(self, command: Command, begun: float) -> Popen[Any]:
-        process: Popen[Any] = Popen(self._entered(), command, begun=begun, others=self._pids_of_others)
-        with self._lock:
-            self._live.add(process)
-        process.on_end(self._forget)
+        self._check_owner()
+        with self._gate.shared:  # also so that it is among the live ones before anybody ends the box
+            process: Popen[Any] = Popen(self._entered(), command, begun=begun, others=self._pids_of_others)
+            with self._lock:
+                self._live.add(process)
+            process.on_end(self._forget)
         return process
+
+    def _check_owner(self) -> None:
+        if self._box is not None and self._owner != os.getpid():
+            raise SandboxError("a box belongs to the process that made it; make another after a fork")
 
     def _forget(self, process: Popen[Any]) -> None:
         with self._lock:
@@ -287,6 +335,67 @@ class Sandbox:
         """The other programs running in the box, by their pids inside."""
         with self._lock:
             return {other.pid for other in self._live if other is not process}
+
+    # --- live -----------------------------------------------------------------------------------------------
+
+    def _running(self) -> list[Popen[Any]]:
+        self._check_owner()
+        with self._gate.shared:
+            self._entered()
+        with self._lock:
+            return list(self._live)
+
+    def stats(self) -> Stats:
+        """Read once what the runs of the box use now, all together; None for what nothing counts."""
+        readings = []
+        for process in self._running():
+            with contextlib.suppress(SandboxError):  # it has just ended
+                readings.append(process.stats())
+        return total(readings)
+
+    def watch(self, interval: float = 0.1) -> Watch:
+        """Iterate over `stats()`, a reading every `interval` seconds, for as long as a run of the box is going on.
+
+        For `for` and for `async for`.  Ends and limits of the runs are looked after on the way.
+        """
+        self._entered()
+        return Watch(self._look_after, units.seconds(interval, "interval"))
+
+    def _look_after(self) -> Stats | None:
+        for process in self._running():
+            process.poll()
+        return self.stats() if self._running() else None
+
+    def update(self, limits: CgroupLimits) -> None:
+        """Put other limits in force, for the runs that are going on and for those to come, in place of the box's own.
+
+        Errors: `ConfigError`, `UnsupportedError` (a limit that this host does not have, a run without a cgroup),
+        `SetupError` (one that the kernel refuses, such as a memory limit far below what is in use).
+        """
+        if not isinstance(limits, CgroupLimits):
+            raise ConfigError(f"limits must be CgroupLimits, not {limits!r}")
+        box = self._entered()
+        request = filled(limits.request(), box.blueprint.cgroup)
+        group = cgroups.group_for(request)
+        if group is None:
+            raise UnsupportedError("CgroupLimits", need="a cgroup of one's own", have=cgroups.why_not())
+        group.check(request)
+        for process in self._running():
+            process.update(request)
+        box.limits = request
+
+    def pause(self) -> None:
+        """Stop every process of the runs that are going on (cgroup freezer); the time counts against no limit.
+
+        Errors: `UnsupportedError` where a run has no cgroup.
+        """
+        for process in self._running():
+            process.freeze(True)
+
+    def resume(self) -> None:
+        """Let paused runs go on."""
+        for process in self._running():
+            process.freeze(False)
 
     # --- files ----------------------------------------------------------------------------------------------
 
@@ -301,8 +410,8 @@ class Sandbox:
         elif not isinstance(data, (bytes, bytearray, memoryview)):
             raise ConfigError(f"data must be bytes or str, not {type(data).__name__}")
         units.count(mode, "mode", least=0, most=0o777)
-        with self._entered().open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode) as file:
-            left = memoryview(data).cast("B")
+        left = memoryview(bytes(data) if isinstance(data, memoryview) else data)
+        with self._open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode) as file:
             while left:
                 left = left[file.write(left) or 0 :]
 
@@ -314,7 +423,7 @@ class Sandbox:
         """
         path = self._inside(name)
         most = units.size(max_size, "max_size", least=0)
-        with self._entered().open_file(path, os.O_RDONLY, 0) as file:
+        with self._open(path, os.O_RDONLY, 0) as file:
             pieces, total = [], 0
             while piece := file.read(min(1 << 20, most + 1 - total)):  # the size it claims is the payload's word
                 pieces.append(piece)
@@ -323,9 +432,16 @@ class Sandbox:
                     raise OSError(errno.EFBIG, f"more than {most} bytes", path)
         return b"".join(pieces)
 
+    def _open(self, path: str, flags: int, mode: int) -> io.FileIO:
+        self._check_owner()
+        with self._gate.shared:
+            return self._entered().open_file(path, flags, mode)
+
     def _inside(self, name: units.StrPath) -> str:
         given = units.path(name, "name")
-        return os.path.join(self._entered().blueprint.facts.workdir, given)
+        self._check_owner()
+        with self._gate.shared:
+            return os.path.join(self._entered().blueprint.facts.workdir, given)
 
 
 def _ready(box: Box) -> Box:
@@ -354,11 +470,9 @@ def _check(args: Sequence[units.StrPath], options: dict[str, Any]) -> Command:
 
 
 def _limits_row(request: CgroupRequest) -> Enforcement:
-    from . import cgroups  # only asked for here
-
     group = cgroups.own_group()
     if group is not None:
-        return Enforcement(Level.FULL, group.kind)
+        return default_row(group.enforcement) if request.pids_by_rlimit else group.enforcement
     return Enforcement(Level.PARTIAL, "watching and rlimits", cgroups.why_not())
 
 

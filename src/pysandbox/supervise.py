@@ -16,8 +16,9 @@ from .result import Usage, Verdict
 
 _CPUS = os.cpu_count() or 1
 PATIENCE = 10.0  # seconds that a killed tree may take to be gone
-_TICK = 0.02  # the kernel checks RLIMIT_CPU at its timer ticks only
+_SAMPLED = 0.8  # how much of a time that the kernel has sampled was surely used
 _SHORTEST_LOOK = 0.001  # seconds between two readings of a CPU counter
+_PROGRESS = 0.001  # seconds of CPU time that count as having done something
 
 
 class Order(enum.Enum):
@@ -41,6 +42,8 @@ class Bounds:
     look_interval: float = 0.02  #: between two looks at a tree that no cgroup counts
     rlimit_cpu: int | None = None  #: seconds of each process, at which the kernel sends SIGXCPU
     rlimit_fsize: int | None = None  #: bytes of each file, at which the kernel sends SIGXFSZ
+    idle: float | None = None  #: seconds without a millisecond of CPU time
+    extra: float = 0.0  #: seconds past a time limit before the run is stopped; the verdict stands
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class OwnKill:
     verdict: Verdict
     at: float
     detail: str
+    limit: str = ""  #: the name in `limits_hit`, where it is not the verdict's own
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,12 @@ class Ending:
     user: float
     system: float
     max_rss: int
+    voluntary: int | None = None
+    involuntary: int | None = None
+    io_read: int | None = None
+    io_written: int | None = None
+    wall: float | None = None  #: seconds from the program's start to the end of the last process
+    delay: float | None = None  #: seconds in which the program's first thread could have run and did not
     lost: bool = False  #: the box went away before init could say
 
 
@@ -80,26 +90,48 @@ class Supervisor:
     memory_seen: int = 0
     cpu_seen: float = 0.0
     processes_seen: int = 0
+    sent: set[int] = field(default_factory=set)  #: signals that the caller has sent to the program
     _stopping: bool = False
     _kill_at: float | None = None
     _killed_at: float | None = None
     _gave_up: bool = False
     _next_cpu_look: float | None = None
+    _progress: tuple[float, float] | None = None  #: when CPU time was last seen to grow, and to what
+    _paused_at: float | None = None
+    paused: float = 0.0
 
     @property
     def watches(self) -> bool:
         """Whether there is a clock or a counter to look at, besides waiting for events."""
         bounds = self.bounds
-        bounded = bounds.wall is not None or bounds.cpu is not None or bounds.memory is not None
-        return bounded or self._stopping
+        return bounds.wall is not None or self._wants_a_counter or self._stopping
+
+    @property
+    def _wants_a_counter(self) -> bool:
+        bounds = self.bounds
+        return bounds.cpu is not None or bounds.memory is not None or bounds.idle is not None
+
+    def pause(self, now: float) -> None:
+        """The run has been stopped by its owner: no clock runs against it."""
+        if self._paused_at is None:
+            self._paused_at = now
+
+    def resume(self, now: float) -> None:
+        """It goes on."""
+        if self._paused_at is not None:
+            self.paused += now - self._paused_at
+            self.started += now - self._paused_at
+            self._paused_at = self._progress = None
 
     def next_look(self, now: float) -> float | None:
         """Seconds until `look` must be called again, or None if only events matter."""
         times = []
+        if self._paused_at is not None and not self._stopping:
+            return self.bounds.look_interval  # another thread may let it go on
         if not self._stopping:
             if self.bounds.wall is not None:
-                times.append(self.started + self.bounds.wall)
-            if self.bounds.cpu is not None or self.bounds.memory is not None:
+                times.append(self.started + self.bounds.wall + (self.bounds.extra if self.ledger else 0.0))
+            if self._wants_a_counter:
                 times.append(self._next_cpu_look if self._next_cpu_look is not None else now)
         elif self._killed_at is not None:
             times.append(self._killed_at + PATIENCE)
@@ -111,7 +143,7 @@ class Supervisor:
 
     def wants_counters(self, now: float) -> bool:
         """Whether `look` should be given fresh counters."""
-        if self._stopping or (self.bounds.cpu is None and self.bounds.memory is None):
+        if self._stopping or self._paused_at is not None or not self._wants_a_counter:
             return False
         return self._next_cpu_look is None or now >= self._next_cpu_look
 
@@ -133,24 +165,48 @@ class Supervisor:
         if memory is not None:
             self.memory_seen = max(self.memory_seen, memory)
         bounds = self.bounds
+        if self._paused_at is not None:
+            return None
         if bounds.memory is not None and memory is not None and memory > bounds.memory:
             return self.stop(now, Verdict.MEMORY_EXCEEDED, f"{memory} bytes seen, limit {bounds.memory}")
         if bounds.cpu is not None and cpu is not None and cpu >= bounds.cpu:
-            return self.stop(now, Verdict.CPU_TIME_EXCEEDED, f"{cpu:.4f} s of CPU time, limit {bounds.cpu} s")
-        if bounds.wall is not None and now >= self.started + bounds.wall:
-            passed = now - self.started
-            return self.stop(now, Verdict.WALL_TIME_EXCEEDED, f"{passed:.4f} s passed, limit {bounds.wall} s")
+            detail = f"{cpu:.4f} s of CPU time, limit {bounds.cpu} s"
+            if order := self._over(now, Verdict.CPU_TIME_EXCEEDED, detail, cpu - bounds.cpu):
+                return order
+        passed = now - self.started
+        if bounds.wall is not None and passed >= bounds.wall:
+            detail = f"{passed:.4f} s passed, limit {bounds.wall} s"
+            if order := self._over(now, Verdict.WALL_TIME_EXCEEDED, detail, passed - bounds.wall):
+                return order
+        if bounds.idle is not None and cpu is not None:
+            since, seen = self._progress or (now, cpu)
+            if cpu > seen + _PROGRESS:
+                since, seen = now, cpu
+            self._progress = (since, seen)
+            if now - since >= bounds.idle:
+                detail = f"no CPU time used in {now - since:.4f} s, idle limit {bounds.idle} s"
+                return self.stop(now, Verdict.WALL_TIME_EXCEEDED, detail, limit="idle_time")
         if cpu is not None or memory is not None or self.wants_counters(now):
             self._next_cpu_look = now + self._pause(cpu)
+        return None
+
+    def _over(self, now: float, verdict: Verdict, detail: str, by: float) -> Order | None:
+        """A time limit is past: the verdict is certain, and the end comes when the extra time is used up too."""
+        if by >= self.bounds.extra:
+            return self.stop(now, verdict, detail)
+        self.note(now, verdict, detail)
         return None
 
     def _pause(self, cpu: float | None) -> float:
         """How long no bound can be crossed: with all CPUs busy, the rest of the CPU time lasts at least this long."""
         pause = 3600.0
+        if self.bounds.idle is not None:
+            pause = max(self.bounds.idle / 8, _SHORTEST_LOOK)
         if self.bounds.cpu is not None and cpu is None:
             pause = self.bounds.look_interval  # the counter could not be read; it may be the next time
         elif self.bounds.cpu is not None and cpu is not None:
-            pause = max(_SHORTEST_LOOK, (self.bounds.cpu - cpu) / _CPUS)
+            limit = self.bounds.cpu if cpu < self.bounds.cpu else self.bounds.cpu + self.bounds.extra
+            pause = min(pause, max(_SHORTEST_LOOK, (limit - cpu) / _CPUS))
         if not self.counted:
             pause = max(pause, self.bounds.look_interval)
         if self.bounds.memory is not None:
@@ -171,11 +227,13 @@ class Supervisor:
             now, Verdict.OUTPUT_EXCEEDED, f"more than {self.bounds.output} bytes on {stream}", at_once=True
         )
 
-    def stop(self, now: float, verdict: Verdict, detail: str, *, at_once: bool = False) -> Order | None:
+    def stop(
+        self, now: float, verdict: Verdict, detail: str, *, at_once: bool = False, limit: str = ""
+    ) -> Order | None:
         """Enter a kill of ours in the ledger, unless one is there; returns the order."""
         if self.ending is not None:
             return None
-        self.note(now, verdict, detail)
+        self.note(now, verdict, detail, limit=limit)
         if self._stopping and not at_once:
             return None  # the order was given, and the grace period does not begin anew
         self._stopping = True
@@ -186,10 +244,17 @@ class Supervisor:
             self._killed_at = now
         return Order.KILL
 
-    def note(self, now: float, verdict: Verdict, detail: str) -> None:
+    def end_the_rest(self, now: float) -> Order | None:
+        """The kernel has killed a process of the run and counted it, so the verdict is certain; the others go too."""
+        if self.ending is not None or self._killed_at is not None:
+            return None
+        self._stopping, self._killed_at = True, now
+        return Order.KILL
+
+    def note(self, now: float, verdict: Verdict, detail: str, *, limit: str = "") -> None:
         """Enter in the ledger what the caller did to the run; only the first entry counts."""
         if self.ledger is None and self.ending is None:
-            self.ledger = OwnKill(verdict, now - self.started, detail)
+            self.ledger = OwnKill(verdict, now - self.started, detail, limit)
 
     def end(self, ending: Ending, now: float) -> None:
         """Note the end of the program and of all its processes."""
@@ -223,8 +288,8 @@ class Supervisor:
             evidence["left_behind"] = f"{self.ending.killed} processes outlived the program and were killed"
         cpu = self.cpu_time(readings)
         over_cpu = self.bounds.cpu is not None and cpu is not None and cpu >= self.bounds.cpu
-        if returncode == -signal.SIGXCPU and self.bounds.rlimit_cpu is not None and cpu is not None:
-            over_cpu |= cpu >= self.bounds.rlimit_cpu - _TICK  # else the program sent it to itself
+        by_rlimit = self._killed_by_rlimit(returncode, cpu)
+        over_cpu |= by_rlimit
         if over_cpu:
             hit.add("cpu_time")
         verdict = self._cause(readings, returncode, over_cpu, evidence)
@@ -235,7 +300,8 @@ class Supervisor:
             Verdict.OUTPUT_EXCEEDED: "output",
         }
         if verdict in named:
-            hit.add("file_size" if "file_size" in evidence else named[verdict])
+            own = self.ledger.limit if self.ledger is not None else ""
+            hit.add("file_size" if "file_size" in evidence else own or named[verdict])
         return verdict, frozenset(hit), evidence
 
     def _cause(self, readings: Readings, returncode: int, over_cpu: bool, evidence: dict[str, object]) -> Verdict:
@@ -253,8 +319,9 @@ class Supervisor:
         if readings.oom_kills:  # the kernel counted it
             return Verdict.MEMORY_EXCEEDED
         if over_cpu:
-            by_rlimit = returncode == -signal.SIGXCPU
-            limit = f"SIGXCPU, RLIMIT_CPU {self.bounds.rlimit_cpu} s" if by_rlimit else f"{self.bounds.cpu} s"
+            by_rlimit = self._killed_by_rlimit(returncode, self.cpu_time(readings))
+            name = "SIGXCPU" if returncode == -signal.SIGXCPU else "SIGKILL"
+            limit = f"{name}, RLIMIT_CPU {self.bounds.rlimit_cpu} s" if by_rlimit else f"{self.bounds.cpu} s"
             evidence["cpu_time_limit"] = limit
             return Verdict.CPU_TIME_EXCEEDED
         if self.truncated and not self.bounds.truncate:
@@ -265,11 +332,27 @@ class Supervisor:
             limit = f"RLIMIT_FSIZE {self.bounds.rlimit_fsize} bytes"
             evidence["file_size"] = f"SIGXFSZ, which the kernel sends at {limit} (or the program to itself)"
             return Verdict.OUTPUT_EXCEEDED
+        if -returncode in self.sent:
+            evidence["ledger"] = f"KILLED: send_signal({-returncode})"
+            return Verdict.KILLED
         if returncode < 0:
             evidence["signal"] = f"wait status {self.ending.status:#x}; sent by no limit and not by us"
             return Verdict.SIGNALED
         evidence["exit"] = f"wait status {self.ending.status:#x}"
         return Verdict.OK if returncode == 0 else Verdict.NONZERO_EXIT
+
+    def _killed_by_rlimit(self, returncode: int, cpu: float | None) -> bool:
+        """Whether the kernel ended the program at RLIMIT_CPU, and it was not the program itself.
+
+        The kernel compares with times that it samples at timer ticks, which on a busy machine may be a tenth more than
+        was used.  A program that ignores SIGXCPU gets SIGKILL a second later (getrlimit(2); the hard limit).
+        """
+        limit = self.bounds.rlimit_cpu
+        if limit is None or cpu is None:
+            return False
+        if returncode == -signal.SIGXCPU:
+            return cpu >= limit * _SAMPLED
+        return returncode == -signal.SIGKILL and cpu >= (limit + 1) * _SAMPLED
 
     def cpu_time(self, readings: Readings) -> float | None:
         """CPU seconds of the run: the cgroup's, else what was reaped."""
@@ -296,18 +379,56 @@ class Supervisor:
         if processes is None and self.processes_seen:
             processes = self.processes_seen
             sources["processes_peak"] = "the watch"
-        figures = {"cpu_time": self.cpu_time(readings), "cpu_user": user, "cpu_system": system}
-        figures |= {"memory_peak": peak, "processes_peak": processes}
+        read, written = readings.io_read, readings.io_written
+        if read is None or written is None:
+            read, written = self.ending.io_read, self.ending.io_written
+            sources["io_read"] = sources["io_written"] = "ru_inblock and ru_oublock of the processes reaped"
+        sources["voluntary_switches"] = sources["involuntary_switches"] = "rusage of the processes reaped"
+        figures: dict[str, float | None] = {"cpu_time": self.cpu_time(readings), "cpu_user": user, "cpu_system": system}
+        figures |= {"memory_peak": peak, "processes_peak": processes, "io_read": read, "io_written": written}
+        figures |= {"voluntary_switches": self.ending.voluntary, "involuntary_switches": self.ending.involuntary}
         for name, figure in figures.items():
             if figure is not None and name in sources:
                 evidence[name] = sources[name]
-        evidence["wall_time"] = "CLOCK_MONOTONIC"
+        evidence["wall_time"] = "CLOCK_MONOTONIC, by init" if self.ending.wall is not None else "CLOCK_MONOTONIC"
         return Usage(
-            wall_time=max(0.0, self.ended_at - self.started),
+            wall_time=self.wall_time,
             cpu_time=self.cpu_time(readings),
             cpu_user=user,
             cpu_system=system,
             memory_peak=peak,
+            io_read=read,
+            io_written=written,
             processes_peak=processes,
             setup_time=setup_time,
+            voluntary_switches=self.ending.voluntary,
+            involuntary_switches=self.ending.involuntary,
         )
+
+    @property
+    def wall_time(self) -> float:
+        """Seconds that the run took, without those in which it was paused."""
+        assert self.ending is not None
+        if self.ending.wall is not None:
+            return max(0.0, self.ending.wall - self.paused)
+        return max(0.0, self.ended_at - self.started)
+
+    def starved(self, readings: Readings, evidence: dict[str, object]) -> float | None:
+        """The share of wall time in which the run could have run and did not; adds what is known of the host's load."""
+        assert self.ending is not None
+        wall = max(self.wall_time, 1e-9)
+        for resource, waited in readings.pressure.items():
+            evidence[f"{resource}_pressure"] = f"{waited:.6f} s ({resource}.pressure, some)"
+        if readings.throttled is not None:
+            evidence["throttled"] = f"{readings.throttled:.6f} s ({readings.sources.get('throttled', '')})"
+        if self.paused:
+            evidence["paused"] = f"{self.paused:.4f} s, not counted as wall time"
+        if "cpu" in readings.pressure:
+            waited = readings.pressure["cpu"] - (readings.throttled or 0.0)  # what a quota held back was asked for
+            evidence["starved"] = "cpu.pressure, some, less what the quota held back"
+        elif self.ending.delay is not None:
+            waited = self.ending.delay - (readings.throttled or 0.0)
+            evidence["starved"] = "schedstat of the program's first thread"
+        else:
+            return None
+        return min(1.0, max(0.0, waited / wall))

@@ -296,3 +296,64 @@ def test_the_highest_number_a_descriptor_can_have_is_passed_too() -> None:
     finally:
         for fd in (read, write, highest):
             os.close(fd)
+
+
+def test_an_error_handler_that_is_none_is_refused_before_anything_runs(box: Sandbox) -> None:
+    for options in ({"errors": "bogus"}, {"errors": 5}, {"bufsize": "x"}, {"pass_fds": 5}, {"pass_fds": [2**31]}):
+        with pytest.raises(ConfigError):
+            box.run(["true"], text=True, **options)  # type: ignore[call-overload]
+    with pytest.raises(ConfigError):
+        box.run(["true"], stdout=2**40)
+
+
+def test_an_encoding_that_cannot_read_the_output_leaves_a_handle_that_has_ended(box: Sandbox) -> None:
+    process = box.popen(["printf", "\\377"], stdout=pysandbox.PIPE, encoding="idna")
+    with pytest.raises(UnicodeError):
+        process.communicate()
+    assert process.returncode == 0
+    with pytest.raises(UnicodeError):
+        process.wait(timeout=5)
+
+
+@pytest.mark.parametrize("options", [{"timeout": 3e6}, {"cpu_time": 9e8}, {"timeout": 0.2, "grace": 9e8}], ids=str)
+def test_times_of_years_are_no_trouble(options: dict[str, float]) -> None:
+    result = pysandbox.run(["sh", "-c", "sleep 0.4; exit 0"], **options)  # type: ignore[arg-type]
+    assert result.verdict in (pysandbox.Verdict.OK, pysandbox.Verdict.WALL_TIME_EXCEEDED)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"binds": (Bind("/usr/bin", "/proc"),)},
+        {"tmpfs": (Tmpfs("/proc"),)},
+        {"files": {"/proc/x": ""}},
+        {"binds": (Bind("/usr/bin/env", "/proc/version"),)},
+        {"symlinks": {"/dev/fd": "elsewhere"}},
+        {"files": {"/dev/null": ""}},
+        {"files": {"/box": ""}},
+        {"workdir": "/usr"},
+    ],
+    ids=str,
+)
+def test_what_contradicts_the_boxs_own_is_refused_and_names_both(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Sandbox(ChrootJail(**options))
+    assert caught.value.layers == ("ChrootJail", "ChrootJail")
+
+
+def test_arguments_too_large_for_a_one_shot_run_are_named_as_that() -> None:
+    with pytest.raises(SetupError) as caught:
+        pysandbox.run(["echo", "x" * (40 << 20)], CgroupLimits(memory="1G"))
+    assert caught.value.errno == errno.E2BIG
+
+
+def test_data_with_gaps_is_written_whole(box: Sandbox) -> None:
+    box.write_file("a", memoryview(b"abcd")[::2])  # type: ignore[arg-type]
+    assert box.read_file("a") == b"ac"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("host_id", [1, 65533, 65534])
+def test_a_host_id_that_somebody_has_is_refused(host_id: int) -> None:
+    with pytest.raises(ConfigError, match="taken"):
+        Sandbox(Namespaces(host_id=host_id))

@@ -7,8 +7,19 @@ limit was asked for.
 
 from __future__ import annotations
 
-from .base import Group, Leaf, Readings
-from .find import own_group, vacate_cgroup, why_not
+from .base import Group, Leaf, Readings, without
+from .find import group_for, own_group, sweep, vacate_cgroup, why_not
 from .pool import Leaves
 
-__all__ = ["Group", "Leaf", "Leaves", "Readings", "own_group", "vacate_cgroup", "why_not"]
+__all__ = [
+    "Group",
+    "Leaf",
+    "Leaves",
+    "Readings",
+    "group_for",
+    "own_group",
+    "sweep",
+    "vacate_cgroup",
+    "why_not",
+    "without",
+]

@@ -7,11 +7,12 @@ import functools
 import os
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
-from ..errors import SetupError
+from ..errors import SetupError, UnsupportedError
 from ..plan import CgroupRequest
-from ..result import Enforcement, Level
+from ..result import Enforcement, Level, Stats
 
 LAYER = "CgroupLimits"
 
@@ -27,6 +28,10 @@ class Readings:
     oom_kills: int | None = None
     pids_refused: int | None = None
     processes_peak: int | None = None
+    io_read: int | None = None
+    io_written: int | None = None
+    throttled: float | None = None  #: seconds held back by a CPU quota
+    pressure: dict[str, float] = field(default_factory=dict)  #: resource → seconds in which something waited for it
     sources: dict[str, str] = field(default_factory=dict)
 
 
@@ -49,6 +54,38 @@ class Leaf(ABC):
         """All counters."""
 
     @abstractmethod
+    def oom_kills(self) -> int | None:
+        """Processes that the kernel has killed here for want of memory."""
+
+    @abstractmethod
+    def members(self) -> list[int]:
+        """The pids of the processes here."""
+
+    @abstractmethod
+    def stats(self) -> Stats:
+        """What is used now."""
+
+    @abstractmethod
+    def freeze(self, frozen: bool) -> None:
+        """Stop every process here, or let them go on."""
+
+    @abstractmethod
+    def thaw(self) -> None:
+        """Let frozen processes go on, where they could not be killed otherwise."""
+
+    @abstractmethod
+    def update(self, request: CgroupRequest) -> None:
+        """Put other limits in force."""
+
+    def oom_event(self) -> int | None:
+        """A descriptor that is readable after an OOM here, where the kernel leaves the rest of the run alive."""
+        return None
+
+    @abstractmethod
+    def pressure_event(self) -> tuple[int, int]:
+        """A descriptor that tells of memory running short, and the poll(2) event by which it does."""
+
+    @abstractmethod
     def stop_forks(self) -> None:
         """Let no process here fork any more, so that killing them one by one comes to an end."""
 
@@ -69,15 +106,48 @@ class Group(ABC):
     @functools.cached_property
     def enforcement(self) -> Enforcement:
         """What limits in a leaf of this group amount to."""
+        if huge_pages_are_possible() and not self.limits_huge_pages:
+            return Enforcement(Level.PARTIAL, self.kind, "no hugetlb controller: huge pages are not counted or limited")
         return Enforcement(Level.FULL, self.kind)
+
+    @property
+    @abstractmethod
+    def limits_huge_pages(self) -> bool:
+        """Whether huge pages are switched off in leaves whose limits were asked for."""
 
     @abstractmethod
     def folders(self) -> list[str]:
         """The cgroups in which leaves are made."""
 
     @abstractmethod
+    def below(self, parent: str) -> Group:
+        """The same for another cgroup than the caller's own; `ConfigError` if it is not there."""
+
+    @abstractmethod
+    def lacks(self, request: CgroupRequest) -> dict[str, str]:
+        """The limits of a request that cannot be had here, and what each would need."""
+
+    def check(self, request: CgroupRequest) -> None:
+        """Raise `UnsupportedError` for the first limit that cannot be had."""
+        for name, need in self.lacks(request).items():
+            raise UnsupportedError(f"CgroupLimits({name}=)", need=need, have=self.describe(), remedy=self.remedy)
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What there is, for errors."""
+
+    remedy: str
+
+    @abstractmethod
     def create(self, name: str, request: CgroupRequest) -> Leaf:
         """Make a leaf with these limits; all of them are in force, or it is an error and nothing is left."""
+
+
+def without(request: CgroupRequest, names: Iterable[str]) -> CgroupRequest:
+    """The request without some of its limits."""
+    nothing = CgroupRequest()
+    fields = {name: getattr(nothing, name) for name in names}
+    return replace(request, **fields)
 
 
 def make_directory(path: str) -> None:
@@ -130,6 +200,17 @@ def read_keyed(path: str, key: str) -> int | None:
         if name == key and value.strip().isdigit():
             return int(value)
     return None
+
+
+def huge_pages_are_possible() -> bool:
+    """Whether anybody could have huge pages of hugetlbfs, which no memory limit counts."""
+    root = "/sys/kernel/mm/hugepages"
+    try:
+        sizes = os.listdir(root)
+    except OSError:
+        return False
+    names = ("nr_hugepages", "nr_overcommit_hugepages")
+    return any(read_number(f"{root}/{size}/{name}") for size in sizes for name in names)
 
 
 def remove_directory(path: str) -> None:

@@ -9,6 +9,7 @@ import os
 import threading
 
 from ..errors import UnsupportedError
+from ..plan import CgroupRequest
 from . import v1, v2
 from .base import Group, read_text, remove_directory, write_knob
 
@@ -16,10 +17,19 @@ _lock = threading.Lock()
 _groups: dict[int, Group | None] = {}
 _numbers = itertools.count(1)
 
+
+def _after_fork() -> None:
+    """In the child: another thread of the parent may have held the lock, and it is not there to let go."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
 #: the cgroup into which `vacate_cgroup` moves a process, with its pid behind
 _VACATED = "pysandbox-app-"
 
-CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
+CONTROLLERS = ("memory", "pids", "cpu", "cpuacct", "cpuset", "blkio", "freezer", "hugetlb")
 
 
 def start_time(pid: int) -> int:
@@ -34,12 +44,13 @@ def _owner(pid: int) -> str:
     return f"pysandbox-{os.stat('/proc/self/ns/pid').st_ino}-{pid}-{start_time(pid)}"
 
 
-def _sweep(folder: str) -> None:
+def _sweep(folder: str) -> list[str]:
     """Remove the leaves that dead processes of this PID namespace left here; those of the living are kept."""
+    removed: list[str] = []
     try:
         names = [entry.name for entry in os.scandir(folder) if entry.name.startswith("pysandbox-")]
     except OSError:
-        return
+        return removed
     for name in names:
         fields = name.split("-")
         if len(fields) != 5 or not all(field.isdigit() for field in fields[1:]):
@@ -47,7 +58,12 @@ def _sweep(folder: str) -> None:
         namespace, pid, started, _ = map(int, fields[1:])
         if namespace == os.stat("/proc/self/ns/pid").st_ino and start_time(pid) != started:
             with contextlib.suppress(OSError):  # busy, or another process sweeps too
+                if os.path.exists(f"{folder}/{name}/freezer.state"):
+                    # Its owner was killed while the run was paused: what is frozen on v1 could not even die.
+                    write_knob(f"{folder}/{name}/freezer.state", "THAWED")
                 remove_directory(f"{folder}/{name}")
+                removed.append(f"{folder}/{name}")
+    return removed
 
 
 def fresh_name() -> str:
@@ -107,7 +123,7 @@ def _look() -> tuple[Group | None, str]:
             hierarchies[controller] = folder
     if mounts:
         if "memory" in hierarchies or "pids" in hierarchies:
-            return v1.Group(hierarchies), ""
+            return v1.Group(hierarchies, {name: point for name, (point, _) in mounts.items()}), ""
         return None, "the cgroup v1 controllers' own cgroups are not writable for this user"
     if unified_mount is None:
         return None, "no cgroup file system is mounted"
@@ -116,18 +132,15 @@ def _look() -> tuple[Group | None, str]:
         folder = os.path.dirname(folder)  # we, or the process that forked us, moved there to make room
     if folder is None or not os.access(folder, os.W_OK | os.X_OK):
         return None, f"the own cgroup ({own_unified}) is not writable for this user"
-    available = frozenset((read_text(folder + "/cgroup.controllers") or "").split())
-    enabled = frozenset((read_text(folder + "/cgroup.subtree_control") or "").split())
-    is_real_root = not os.path.exists(folder + "/cgroup.type")  # the root cgroup has no such file
-    others = (read_text(folder + "/cgroup.procs") or "").split()
-    can_enable = os.access(folder + "/cgroup.subtree_control", os.W_OK) and (is_real_root or not others)
-    controllers = available if can_enable else enabled & available
+    controllers = v2.controllers_of(folder)
     if not controllers & {"memory", "pids"}:
         reason = f"the own cgroup ({own_unified}) hands no memory or pids controller down"
-        if available and not can_enable and others:
+        if (read_text(folder + "/cgroup.controllers") or "").split() and (
+            read_text(folder + "/cgroup.procs") or ""
+        ).split():
             reason += ", and cannot while it holds processes itself (cgroups(7), no internal processes)"
         return None, reason
-    return v2.Group(folder, controllers), ""
+    return v2.Group(folder, controllers, unified_mount[0]), ""
 
 
 def own_group() -> Group | None:
@@ -140,6 +153,35 @@ def own_group() -> Group | None:
             for folder in () if group is None else group.folders():
                 _sweep(folder)
         return _groups[pid]
+
+
+def group_for(request: CgroupRequest) -> Group | None:
+    """Where the leaf of a request goes: below the own cgroup, or below the one that it names."""
+    group = own_group()
+    if request.parent is None:
+        return group
+    if group is None:
+        group = _anywhere()
+    if group is None:
+        return None
+    below = group.below(request.parent)
+    for folder in below.folders():
+        _sweep(folder)
+    return below
+
+
+def _anywhere() -> Group | None:
+    """For a process whose own cgroup is of no use, the hierarchies as such."""
+    mounts, unified = _mounts()
+    if mounts:
+        return v1.Group({}, {name: point for name, (point, _) in mounts.items()})
+    return None if unified is None else v2.Group(unified[0], frozenset(), unified[0])
+
+
+def sweep() -> list[str]:
+    """Remove the leaves that dead processes left below the own cgroup; returns their folders."""
+    group = _look()[0]
+    return [path for folder in (() if group is None else group.folders()) for path in _sweep(folder)]
 
 
 def vacate_cgroup() -> None:

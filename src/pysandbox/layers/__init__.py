@@ -4,7 +4,7 @@ from .base import Layer, ambient
 from .capabilities import Capabilities
 from .environment import Environment
 from .jail import Bind, ChrootJail, Tmpfs
-from .limits import CgroupLimits
+from .limits import CgroupLimits, IoLimit
 from .namespaces import Namespaces
 from .rlimits import Rlimits
 
@@ -14,6 +14,7 @@ __all__ = [
     "CgroupLimits",
     "ChrootJail",
     "Environment",
+    "IoLimit",
     "Layer",
     "Namespaces",
     "Rlimits",

@@ -252,6 +252,7 @@ class ChrootJail(Layer):
             self.workdir: _Scratch(),
         }
         wanted = self._wanted()
+        self._check_own(entries, wanted)
         for path in wanted:  # a default inside something the caller put there gives way
             for default in [name for name in entries if name == path or name.startswith(path + "/")]:
                 del entries[default]
@@ -259,6 +260,23 @@ class ChrootJail(Layer):
         for path, entry in entries.items():
             self._check_parent(path, entry, entries)
         return entries
+
+    def _check_own(self, defaults: dict[str, _Entry], wanted: dict[str, _Entry]) -> None:
+        """What the box has of its own cannot be had in another way: /proc, the devices, the working directory."""
+        own = {f"/dev/{name}" for name in (*_DEVICE_NUMBERS, "pts")} | set(_DEVICE_LINKS)
+        names = (self.name, self.name)
+        for path, entry in wanted.items():
+            if self.proc == "new" and (path == "/proc" or path.startswith("/proc/")):
+                raise ConfigError(
+                    f"ChrootJail: {entry} would be covered by the new /proc (proc='none' has none)", layers=names
+                )
+            if "/dev" not in wanted and path in own:
+                raise ConfigError(f"ChrootJail: {entry} is in the place of the box's own {path}", layers=names)
+            if path == self.workdir and isinstance(entry, (_File, _Link)):
+                raise ConfigError(f"ChrootJail: workdir={path!r} cannot be {entry}", layers=names)
+        taken = self._base(0).get(self.workdir)
+        if taken is not None and self.workdir not in wanted:
+            raise ConfigError(f"ChrootJail: workdir={self.workdir!r} is in the place of {taken}", layers=names)
 
     def _check_parent(self, path: str, entry: _Entry, entries: dict[str, _Entry]) -> None:
         """A mount point inside a folder of the host must be there already: nothing is created on the host."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 
-from .. import units
+from .. import features, units
 from ..errors import ConfigError
 from ..plan import Blueprint, IdRequest, Phase, Verb
 from ..result import Enforcement, Level
@@ -104,6 +104,11 @@ class Namespaces(Layer):
             self.name, Phase.INIT_IDS, Verb.SESSION_KEYRING
         )  # not namespaced, but as visible as if it were (keyrings(7))
         if "user" in inside:
+            for host_id in () if self.host_id is None else (self.host_id, self.host_id + 1):
+                if facts.privileged and (owner := features.owner_of(host_id)):
+                    raise ConfigError(
+                        f"Namespaces(host_id={self.host_id}): id {host_id} is taken: {owner}", layers=(self.name,)
+                    )
             blueprint.ids = IdRequest(self.uid, self.gid, self.host_id, self.subordinate)
             if facts.privileged or self.subordinate:
                 add(self.name, Phase.INIT_IDS, Verb.INIT_IDS, facts.init_uid, facts.init_gid)
@@ -122,6 +127,8 @@ class Namespaces(Layer):
             add(self.name, Phase.MOUNTS, Verb.MOUNT_PROC, "/proc", "", _PROC_ATTRIBUTES)  # the box's processes only
         if "uts" in inside:
             add(self.name, Phase.SYSTEM, Verb.SETHOSTNAME, self.hostname)
+        if "ipc" in inside:
+            add(self.name, Phase.SYSTEM, Verb.OWN_IPC)  # System V objects do not outlive their run
         if "net" in inside:
             add(self.name, Phase.SYSTEM, Verb.LOOPBACK_UP)
         if "time" in inside:

@@ -15,7 +15,7 @@ DECLARATIONS = """
 struct pb_spawned { int32_t pid; int32_t pidfd; int32_t step; int32_t error; };
 struct pb_spawned pb_spawn(int image, int control, int application, uint64_t flags, uint64_t capabilities);
 
-struct pb_held { int32_t held; uint64_t before[16]; };
+struct pb_held { int32_t held; int32_t aside; uint64_t before[16]; };
 void pb_hold_signals(struct pb_held *held);
 void pb_release_signals(struct pb_held *held);
 

@@ -38,6 +38,9 @@ struct run {
     int socket; /* -1: no run */
     int program; /* its pid; 0 once it has been waited for */
     bool last; /* the box ends with it */
+    uint64_t started; /* CLOCK_MONOTONIC */
+    bool measure; /* its waiting for a CPU is to be reported */
+    bool killing; /* what is left of it is being killed */
     bool ending; /* the program has ended, or is to be killed with all of its run */
     struct pb_reply report;
 };
@@ -49,6 +52,7 @@ static struct state {
     int events; /* an epoll: poll(2) would fail once a payload with our uid had lowered our RLIMIT_NOFILE */
     int children; /* /proc/thread-self/children, once it is needed: kept open for the same reason */
     bool is_pid1;
+    bool is_keeper;
     uint32_t n_keepers;
     int keepers[MAX_KEEPERS];
     struct run run;
@@ -134,12 +138,52 @@ static void account(struct pb_reply *report, const struct rusage *used)
     report->blocks_out += (uint64_t)used->ru_oublock;
 }
 
+/* Nanoseconds that a process's first thread has waited for a CPU: "RUNNING WAITED SLICES" (sched-stats.rst). */
+static uint64_t waited_for_cpu(const struct state *s, int pid)
+{
+    char path[32], text[128];
+    int proc = s->context.box_proc >= 0 ? s->context.box_proc : s->is_pid1 ? -1 : s->context.host_proc;
+    size_t n = 0, digits = 0;
+    for (int left = pid; left; left /= 10)
+        digits++;
+    for (n = digits; n; pid /= 10)
+        path[--n] = (char)('0' + pid % 10);
+    const char *rest = "/schedstat";
+    for (n = 0; n <= sizeof "/schedstat" - 1; n++)
+        path[digits + n] = rest[n];
+    long fd = proc < 0 ? -ENOENT : sys_openat(proc, path, O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0)
+        return ~0ull;
+    long got = sys_read((int)fd, text, sizeof text);
+    sys_close((int)fd);
+    long at = 0;
+    while (at < got && text[at] != ' ')
+        at++;
+    uint64_t waited = 0;
+    for (at++; at < got && text[at] >= '0' && text[at] <= '9'; at++)
+        waited = waited * 10 + (uint64_t)(text[at] - '0');
+    return at < got ? waited : ~0ull;
+}
+
+/* Reads what can be read of the program only between its end and its being waited for. */
+static void measure(struct state *s)
+{
+    int info[32] = {0}; /* a siginfo_t; the pid is its fifth int on both machines */
+    long r = SYS5(__NR_waitid, PB_P_PID, s->run.program, info, PB_WEXITED | PB_WNOHANG | PB_WNOWAIT, 0);
+    if (r < 0 || info[4] != s->run.program)
+        return;
+    s->run.measure = false;
+    s->run.report.delay_ns = waited_for_cpu(s, s->run.program);
+}
+
 /* Takes in every child that has ended.  Returns false when there is no child at all. */
 static bool reap(struct state *s)
 {
     for (;;) {
         struct rusage used;
         int status;
+        if (s->run.measure && s->run.program)
+            measure(s);
         long pid = sys_wait4(-1, &status, PB_WNOHANG | PB_WALL, &used);
         if (pid <= 0)
             return pid != -ECHILD;
@@ -157,9 +201,34 @@ static bool reap(struct state *s)
             s->run.program = 0;
             s->run.ending = true;
             s->run.report.status = status;
-        } else if (s->run.ending && (status & 0x7f) == PB_SIGKILL) {
+        } else if (s->run.killing && (status & 0x7f) == PB_SIGKILL) {
             s->run.report.killed++;
         }
+    }
+}
+
+/* Removes the System V objects that a run has left (sysvipc(7)): nobody's memory limit counts them any more.  The *_STAT
+ * calls take an index into the kernel's table, and *_INFO gives the highest one. */
+static void remove_ipc(void)
+{
+    char buffer[256] __attribute__((aligned(8))); /* larger than any of struct shmid64_ds, semid64_ds, msqid64_ds, *info */
+    long highest = SYS3(__NR_shmctl, 0, PB_SHM_INFO, buffer);
+    for (long i = 0; i <= highest; i++) {
+        long id = SYS3(__NR_shmctl, i, PB_SHM_STAT, buffer);
+        if (id >= 0)
+            SYS3(__NR_shmctl, id, PB_IPC_RMID, 0);
+    }
+    highest = SYS4(__NR_semctl, 0, 0, PB_SEM_INFO, buffer);
+    for (long i = 0; i <= highest; i++) {
+        long id = SYS4(__NR_semctl, i, 0, PB_SEM_STAT, buffer);
+        if (id >= 0)
+            SYS4(__NR_semctl, id, 0, PB_IPC_RMID, 0);
+    }
+    highest = SYS3(__NR_msgctl, 0, PB_MSG_INFO, buffer);
+    for (long i = 0; i <= highest; i++) {
+        long id = SYS3(__NR_msgctl, i, PB_MSG_STAT, buffer);
+        if (id >= 0)
+            SYS3(__NR_msgctl, id, PB_IPC_RMID, 0);
     }
 }
 
@@ -189,6 +258,7 @@ static void settle(struct state *s)
     }
     if (!run->ending)
         return;
+    run->killing = true;
     if (left && s->is_pid1 && s->n_keepers == 0) {
         sys_kill(-1, PB_SIGKILL); /* all but ourselves, at once: kill(2) */
         left = reap(s);
@@ -202,7 +272,10 @@ static void settle(struct state *s)
     }
     if (left || run->program)
         return;
+    if (s->context.own_ipc && s->n_keepers == 0 && !s->is_keeper)
+        remove_ipc(); /* no other run is on that could use them */
     run->report.kind = PB_ENDED;
+    run->report.wall_ns = sys_monotonic_ns() - run->started;
     pb_send_reply(run->socket, &run->report, -1);
     if (run->last)
         end_box(s);
@@ -294,10 +367,14 @@ static void start_run(struct state *s, struct pb_request_in *request)
     int socket = request->fds[0];
     int error = pb_decode(request->body, request->head.length, request->fds, request->n_fds, &plan, &child.step);
     if (!error) {
+        uint64_t started = sys_monotonic_ns();
         long pid = spawn(&child);
         if (pid >= 0 && !child.error) {
             s->run = (struct run){.socket = socket, .program = (int)pid, .ending = !watch(s, socket)};
-            s->run.last = request->head.request == PB_LAST_RUN;
+            s->run.last = (request->head.request & ~PB_MEASURE) == PB_LAST_RUN;
+            s->run.measure = request->head.request & PB_MEASURE;
+            s->run.report.delay_ns = ~0ull;
+            s->run.started = started;
             struct pb_reply reply = {.kind = PB_STARTED, .pid = (int)pid};
             pb_send_reply(socket, &reply, -1);
             return;
@@ -323,6 +400,7 @@ static _Noreturn void become_keeper(struct state *s, struct pb_request_in *reque
     sys_close(s->children);
     s->control = s->application = s->run.socket = s->children = -1;
     s->is_pid1 = false;
+    s->is_keeper = true;
     s->n_keepers = 0;
     if (!open_senses(s) || !open_children(s)) {
         pb_send_failure(request->fds[0], PB_NO_STEP, EMFILE);
@@ -433,7 +511,7 @@ static void take_request(struct state *s)
     struct pb_request_in request;
     if (!pb_receive(s->control, &request))
         end_box(s);
-    switch (request.head.request) {
+    switch (request.head.request & ~PB_MEASURE) {
     case PB_PREPARE: request_prepare(s, &request); break;
     case PB_SETUP: request_setup(s, &request); break;
     case PB_RUN:

@@ -6,6 +6,7 @@
 
 struct pb_held {
     int32_t held;
+    int32_t aside; /* the process's handlers are put aside too */
     uint64_t before[16]; /* the thread's mask, a sigset_t */
 };
 

@@ -16,6 +16,7 @@ void pb_context_init(struct pb_context *context)
     for (int i = 0; i < PB_MAX_TREES; i++)
         context->trees[i] = -1;
     context->n_own = 0;
+    context->own_ipc = false;
     context->pointers = 0;
     context->n_pointers = 0;
     context->folder = context->nothing[0] = context->nothing[1] = -1;
@@ -210,6 +211,7 @@ static long carry_out(struct pb_context *c, const struct pb_plan *plan, const st
     case PB_VERB_LOOPBACK_UP: return loopback_up();
     case PB_VERB_TIME_OFFSETS: return time_offsets(c, STRING(0));
     case PB_VERB_SYSCTL: return write_proc(c, STRING(0), STRING(1));
+    case PB_VERB_OWN_IPC: c->own_ipc = true; return 0;
     case PB_VERB_CAPBSET: return drop_bounding(a[0]);
     case PB_VERB_NOT_DUMPABLE: return sys_prctl(PR_SET_DUMPABLE, 0, 0);
     case PB_VERB_CGROUP_ATTACH: return cgroup_attach(FD(0));

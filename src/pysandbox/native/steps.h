@@ -2,6 +2,7 @@
 #ifndef PB_STEPS_H
 #define PB_STEPS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -33,6 +34,7 @@
     X(LOOPBACK_UP, "")                   \
     X(TIME_OFFSETS, "s")                 \
     X(SYSCTL, "ss")                      \
+    X(OWN_IPC, "")                       \
     X(CAPBSET, "u")                      \
     X(NOT_DUMPABLE, "")                  \
     X(CGROUP_ATTACH, "f")                \
@@ -88,6 +90,7 @@ struct pb_context {
     int trees[PB_MAX_TREES];
     uint64_t own_devices[PB_MAX_OWN]; /* file systems made for the box: mount points may be created there only */
     uint32_t n_own;
+    bool own_ipc; /* the IPC namespace is the box's: what a run leaves in it may be removed */
     int nothing[2]; /* the empty file and the empty folder that MASK covers others with; -1 before they are made */
     int folder; /* the folder used last, -1 if none, and its path: plans are sorted, so the next step often wants it too */
     char folder_path[256];

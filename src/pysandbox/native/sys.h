@@ -64,7 +64,17 @@ struct pb_ifreq {
 #define PB_MSG_NOSIGNAL 0x4000
 #define PB_MSG_CTRUNC 0x08
 #define PB_MSG_CMSG_CLOEXEC 0x40000000
+#define PB_IPC_RMID 0
+#define PB_MSG_STAT 11
+#define PB_MSG_INFO 12
+#define PB_SHM_STAT 13
+#define PB_SHM_INFO 14
+#define PB_SEM_STAT 18
+#define PB_SEM_INFO 19
 #define PB_WNOHANG 1
+#define PB_WEXITED 4
+#define PB_WNOWAIT 0x01000000
+#define PB_P_PID 1
 #define PB_WALL 0x40000000
 #define PB_SIGKILL 9
 #define PB_SIGCHLD 17
@@ -207,6 +217,13 @@ static inline long sys_clone_on_stack(unsigned long flags, char *stack_end, void
     result = x0;
 #endif
     return result;
+}
+
+static inline uint64_t sys_monotonic_ns(void)
+{
+    struct __kernel_timespec now = {0};
+    SYS2(__NR_clock_gettime, 1 /* CLOCK_MONOTONIC */, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 static inline size_t pb_strlen(const char *s)

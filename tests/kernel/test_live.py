@@ -1,0 +1,215 @@
+"""Runs while they go on: readings, other limits, a pause, pressure; and what is said of the host's load."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import time
+
+import pytest
+
+import pysandbox
+from pysandbox import PIPE, CgroupLimits, ConfigError, Sandbox, SandboxError, Stats, UnsupportedError, Verdict
+
+MIB = 1 << 20
+PATIENCE = 10 if os.environ.get("VMTEST") else 1
+SPIN = [sys.executable, "-S", "-E", "-c", "while True: pass"]
+LIMITS = CgroupLimits(memory="256M", pids=64)
+
+pytestmark = pytest.mark.cgroup
+
+
+def test_stats_read_what_a_run_uses_now() -> None:
+    code = "x = bytearray(40 << 20)\nprint('there', flush=True)\nwhile True: pass"
+    with Sandbox(LIMITS) as box, box.popen([sys.executable, "-S", "-E", "-c", code], stdout=PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        first = box.stats()
+        time.sleep(0.2)
+        second = box.stats()
+        assert first.memory is not None
+        assert 40 * MIB < first.memory < 80 * MIB
+        assert first.processes == 1
+        assert first.cpu_time is not None
+        assert second.cpu_time is not None
+        assert second.cpu_time > first.cpu_time
+        with box.popen(SPIN):
+            assert box.stats().processes == 2
+
+
+def test_stats_of_a_box_in_which_nothing_runs_are_nothing() -> None:
+    with Sandbox(LIMITS) as box:
+        stats = box.stats()
+        assert (stats.processes, stats.memory, stats.cpu_time) == (0, 0, 0)
+        box.run(["true"])
+        assert box.stats().processes == 0
+    with pytest.raises(SandboxError):
+        box.stats()
+
+
+def test_a_watch_gives_readings_until_the_run_has_ended() -> None:
+    with (
+        Sandbox(LIMITS) as box,
+        box.popen([sys.executable, "-S", "-E", "-c", "import time; time.sleep(0.5)"]) as process,
+    ):
+        readings = list(box.watch(0.05))
+        assert 2 <= len(readings) <= 12
+        assert [reading.time for reading in readings] == sorted(reading.time for reading in readings)
+        assert process.poll() == 0
+        assert list(box.watch(0.05)) == []
+
+
+def test_a_watch_looks_after_the_limits_of_the_runs() -> None:
+    with Sandbox(LIMITS) as box, box.popen(SPIN, timeout=0.3) as process:
+        for _ in box.watch(0.05):
+            pass
+        assert process.result.verdict is Verdict.WALL_TIME_EXCEEDED
+
+
+def test_a_watch_can_be_iterated_by_a_task() -> None:
+    async def count(box: Sandbox) -> int:
+        return len([reading async for reading in box.watch(0.05)])
+
+    with Sandbox(LIMITS) as box, box.popen(["sleep", "0.4"]):
+        assert asyncio.run(count(box)) >= 2
+
+
+def test_a_run_can_be_given_other_limits_while_it_goes_on() -> None:
+    code = """
+import sys
+x = []
+print("on", flush=True)
+sys.stdin.readline()
+for _ in range(100):
+    x.append(bytearray(1 << 20))
+"""
+    for limits, verdict in ((CgroupLimits(memory="48M"), Verdict.MEMORY_EXCEEDED), (None, Verdict.OK)):
+        with Sandbox(LIMITS) as box:
+            words = [sys.executable, "-S", "-E", "-c", code]
+            with box.popen(words, stdin=PIPE, stdout=PIPE, text=True) as process:
+                assert process.stdout is not None
+                process.stdout.readline()
+                if limits is not None:
+                    box.update(limits)
+                process.communicate("go\n")
+                assert process.result.verdict is verdict
+            again = box.run([sys.executable, "-S", "-E", "-c", "x = bytearray(100 << 20)"])
+            assert again.verdict is verdict, "runs to come have the new limits too"
+
+
+def test_a_quota_can_be_set_and_lifted_while_a_run_goes_on() -> None:
+    with Sandbox(LIMITS) as box, box.popen(SPIN) as process:
+        box.update(CgroupLimits(cpus=0.1))
+        begin = process.stats()
+        time.sleep(0.5)
+        slow = (process.stats().cpu_time or 0) - (begin.cpu_time or 0)
+        assert slow < 0.3
+        assert (process.stats().throttled or 0) > 0
+        box.update(CgroupLimits(pids=64))
+        begin = process.stats()
+        time.sleep(0.5 * PATIENCE)
+        assert (process.stats().cpu_time or 0) - (begin.cpu_time or 0) > slow
+
+
+def test_a_paused_run_uses_no_cpu_time_and_no_clock_runs_against_it() -> None:
+    with Sandbox(LIMITS) as box, box.popen(SPIN, timeout=1.0 * PATIENCE, cpu_time=60) as process:
+        time.sleep(0.1)
+        box.pause()
+        before = process.stats().cpu_time
+        for _ in range(3 * PATIENCE):
+            time.sleep(0.5)
+            assert process.poll() is None
+        assert process.stats().cpu_time == before
+        box.resume()
+        process.wait(timeout=30 * PATIENCE)
+        assert process.result.verdict is Verdict.WALL_TIME_EXCEEDED
+        assert process.result.usage.wall_time < 1.4 * PATIENCE
+        assert "paused" in process.result.evidence
+
+
+def test_a_paused_run_can_be_killed() -> None:
+    with Sandbox(LIMITS) as box, box.popen(["sh", "-c", "sleep 100 & sleep 100"]) as process:
+        time.sleep(0.1)
+        box.pause()
+        process.kill()
+        assert process.wait(timeout=20 * PATIENCE) == -9
+
+
+def test_a_thread_that_waits_for_a_paused_run_sees_it_end_after_the_pause() -> None:
+    with Sandbox(LIMITS) as box, box.popen(["sleep", "0.3"], timeout=20 * PATIENCE) as process:
+        box.pause()
+        waiter = threading.Thread(target=process.wait)
+        waiter.start()
+        time.sleep(0.5)
+        assert waiter.is_alive()
+        box.resume()
+        waiter.join(20 * PATIENCE)
+        assert not waiter.is_alive()
+        assert process.result.verdict is Verdict.OK
+
+
+def test_a_pause_without_a_cgroup_is_refused() -> None:
+    with Sandbox(base=None) as box, box.popen(["sleep", "100"]):
+        for action in (box.pause, box.resume, lambda: box.update(CgroupLimits(pids=5))):
+            with pytest.raises(UnsupportedError):
+                action()
+    with Sandbox(LIMITS) as box:
+        with pytest.raises(ConfigError):
+            box.update("64M")  # type: ignore[arg-type]
+        with pytest.raises(ConfigError):
+            box.watch(-1)
+
+
+def test_memory_running_short_is_told() -> None:
+    seen: list[Stats] = []
+    code = """
+for _ in range(4):
+    with open("/disk/file", "wb") as file:
+        for _ in range(80):
+            file.write(bytes(1 << 20))
+x = [bytearray(1 << 20) for _ in range(60)]
+"""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        jail = pysandbox.ChrootJail(binds=(pysandbox.Bind(os.path.realpath(folder), "/disk", writable=True),))
+        words = [sys.executable, "-S", "-E", "-c", code]
+        limits = CgroupLimits(memory="40M")
+        try:
+            pysandbox.run(words, jail, limits, on_pressure=seen.append, timeout=30 * PATIENCE)
+        except pysandbox.SetupError as error:
+            pytest.skip(f"this kernel lets no trigger be set: {error}")
+    assert seen
+    assert all(isinstance(stats, Stats) for stats in seen)
+
+
+def test_samples_are_kept_when_asked_for() -> None:
+    with Sandbox(LIMITS) as box:
+        result = box.run([*SPIN], timeout=0.5, sample_interval=0.05)
+        assert 3 <= len(result.samples) <= 12
+        assert box.run(["true"]).samples == ()
+
+
+def test_a_run_that_has_to_share_its_cpu_is_starved_and_says_so() -> None:
+    limits = CgroupLimits(cpuset=(0,))
+    work = [sys.executable, "-S", "-E", "-c", "import time\nwhile time.process_time() < 0.3: pass"]
+    with Sandbox() as box:
+        with box.popen(SPIN, limits=limits), box.popen(SPIN, limits=limits):
+            busy = box.run(work, limits=limits, timeout=60 * PATIENCE)
+        assert busy.starved is not None
+        assert 0.3 < busy.starved <= 1
+        assert "starved" in busy.evidence
+        free = box.run(["sleep", "0.3"], limits=limits)
+        assert free.starved is not None
+        assert free.starved < busy.starved
+
+
+def test_every_figure_names_its_counter() -> None:
+    result = pysandbox.run(["true"], CgroupLimits(memory="64M", pids=10))
+    usage = result.usage
+    figures = {name for name in usage.__dataclass_fields__ if getattr(usage, name) is not None} - {"setup_time"}
+    assert figures <= set(result.evidence)
+    assert usage.voluntary_switches is not None

@@ -77,22 +77,28 @@ def live():
 for work in (live, lambda: pysandbox.run(["true"])):
     work()
 before = set(os.listdir("/proc/self/fd"))
+armed = False
+
+def interrupt(*_):
+    global armed
+    if armed:
+        armed = False
+        raise KeyboardInterrupt
+
+signal.signal(signal.SIGINT, interrupt)
 # Another process sends the signals, so that the kernel may give them to any thread.
 code = "import os, random, sys, time\\nwhile True: time.sleep(random.uniform(.001, .012)); os.kill(int(sys.argv[1]), 2)"
-sender = subprocess.Popen([sys.executable, "-S", "-c", code, str(os.getpid())])
+nowhere = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+sender = subprocess.Popen([sys.executable, "-S", "-c", code, str(os.getpid())], **nowhere)
 interrupts = 0
 end = time.monotonic() + float(sys.argv[1])
 while time.monotonic() < end:
     try:
+        armed = True
         live() if interrupts % 2 else pysandbox.run(["true"])
+        armed = False
     except KeyboardInterrupt:
         interrupts += 1
-for _ in range(20):
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        break
-    except KeyboardInterrupt:
-        pass
 sender.kill(); sender.wait()
 gc.collect()
 left = (set(os.listdir("/proc/self/fd")) - before, children(), leaves(), signal.pthread_sigmask(signal.SIG_BLOCK, ()))

@@ -65,11 +65,11 @@ struct pb_ifreq {
 #define PB_MSG_CTRUNC 0x08
 #define PB_MSG_CMSG_CLOEXEC 0x40000000
 #define PB_IPC_RMID 0
-#define PB_MSG_STAT 11
+#define PB_MSG_STAT 13 /* these three are the _ANY ones: root's view, whatever the mode (Linux 4.17) */
 #define PB_MSG_INFO 12
-#define PB_SHM_STAT 13
+#define PB_SHM_STAT 15
 #define PB_SHM_INFO 14
-#define PB_SEM_STAT 18
+#define PB_SEM_STAT 20
 #define PB_SEM_INFO 19
 #define PB_WNOHANG 1
 #define PB_WEXITED 4

@@ -31,12 +31,13 @@ class _Uninterrupted:
 
     def __enter__(self) -> None:
         hold = _hold
-        try:
-            lib.pb_hold_signals(hold.mask)
-        except BaseException:  # a handler that was due already
-            if hold.depth == 0:
-                lib.pb_release_signals(hold.mask)
-            raise
+        if not hold.mask.held:  # at the outermost, or while waiting inside of one
+            try:
+                lib.pb_hold_signals(hold.mask)
+            except BaseException:  # a handler that was due already
+                if hold.depth == 0:
+                    lib.pb_release_signals(hold.mask)
+                raise
         hold.depth += 1
 
     def __exit__(

@@ -162,16 +162,18 @@ class Popen(Generic[AnyStr]):
         To be called with signals held back; none of it waits but the waiting.
         """
         self._check_owner()
-        deadline = math.inf if patience is None else time.monotonic() + patience
-        # Another thread may be at it: what it waits for wakes it, and then us.
-        while not self._stepping.acquire(timeout=max(0.0, min(_SLICE, deadline - time.monotonic()))):
-            if time.monotonic() >= deadline:
-                return
-            with waiting:  # signals that have come meanwhile
-                pass
+        if not self._stepping.acquire(blocking=False):
+            # Another thread is at it: what it waits for wakes it, and then us.
+            deadline = math.inf if patience is None else time.monotonic() + patience
+            while not self._stepping.acquire(timeout=max(0.0, min(_SLICE, deadline - time.monotonic()))):
+                if time.monotonic() >= deadline:
+                    return
+                with waiting:  # signals that have come meanwhile
+                    pass
+            patience = None if patience is None else max(0.0, deadline - time.monotonic())
         try:
             if self._held.run is not None:
-                self._step_alone(None if patience is None else max(0.0, deadline - time.monotonic()), waiting)
+                self._step_alone(patience, waiting)
         finally:
             self._stepping.release()
 
@@ -191,7 +193,7 @@ class Popen(Generic[AnyStr]):
                 return
         if self._supervisor.watches:
             self._look(time.monotonic())
-        if time.monotonic() >= self._next_sample and self._held.run is not None:
+        if self._next_sample != math.inf and time.monotonic() >= self._next_sample and self._held.run is not None:
             assert self._command.sample_interval is not None
             self._samples.append(self.stats())
             self._next_sample = time.monotonic() + self._command.sample_interval

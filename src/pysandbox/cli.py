@@ -69,10 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_box_options(runner)
     runner.add_argument("--timeout", type=float, metavar="S", help="wall-clock seconds")
     runner.add_argument("--cpu-time", type=float, metavar="S", help="CPU seconds over all processes of the run")
+    runner.add_argument("--plot", metavar="FILE", help="draw CPU and memory over time (needs matplotlib)")
     runner.add_argument("--json", action="store_true", help="capture the output and print the whole result as JSON")
     runner.add_argument("--verbose", "-v", action="store_true", help="print verdict and usage to stderr at the end")
     runner.add_argument("args", nargs="+", metavar="-- PROGRAM [ARG...]")
     doctor = commands.add_parser("doctor", help="what this host can enforce, what is missing, and the fix")
+    doctor.add_argument("--clean", action="store_true", help="remove the cgroups that dead applications have left")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     explain = commands.add_parser("explain", help="print the plan of a box without building it")
     _add_box_options(explain)
@@ -116,7 +118,10 @@ def _run(options: argparse.Namespace) -> int:
         stderr=stream,
         timeout=options.timeout,
         cpu_time=options.cpu_time,
+        sample_interval=0.02 if options.plot else None,
     )
+    if options.plot:
+        result.plot(options.plot)
     if options.json:
         print(as_json(result))
     if options.verbose:
@@ -131,8 +136,15 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from .doctor import examine  # it builds boxes; nobody else pays for its import
+    from .doctor import clean, examine  # it builds boxes; nobody else pays for its import
 
+    if options.clean:
+        removed = clean()
+        if not options.json:
+            print("\n".join(f"removed {path}" for path in removed) or "nothing was left behind")
+            return 0
+        print(json.dumps(removed, indent=2))
+        return 0
     findings = examine()
     if options.json:
         print(json.dumps([vars(finding) | {"level": str(finding.level)} for finding in findings], indent=2))

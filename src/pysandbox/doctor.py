@@ -93,6 +93,11 @@ def _default_box() -> Finding:
     return Finding("Sandbox()", Level.FULL, "works, every layer in full")
 
 
+def clean() -> list[str]:
+    """Remove the cgroups that dead applications have left below the own cgroup; returns them."""
+    return cgroups.sweep()
+
+
 def examine() -> list[Finding]:
     """Look at everything."""
     return [_host(), _namespaces(), _root(), _limits(), _default_box()]

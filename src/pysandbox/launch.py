@@ -45,6 +45,16 @@ class Held:
     #: ended, which init tells; else their closing would wake us once more, and earlier, for nothing.
     far_ends: list[int] = field(default_factory=list)
 
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits in force, by name."""
+        bounds, request = self.bounds, None if self.leaf is None else self.leaf.request
+        found: dict[str, float | None] = {"wall_time": bounds.wall, "cpu_time": bounds.cpu, "memory": bounds.memory}
+        if request is not None:
+            found |= {"memory": request.memory, "memory_high": request.memory_high, "swap": request.swap}
+            found |= {"cpus": request.cpus, "pids": request.pids}
+        return {name: limit for name, limit in found.items() if limit is not None}
+
     def why_no_leaf(self) -> str:
         """Why the run has no cgroup, for errors."""
         row = self.enforcement.get("CgroupLimits")
@@ -139,7 +149,8 @@ class _Launcher:
             held.enforcement["cpu_time"] = Enforcement(
                 Level.PARTIAL,
                 f"the processes' own counters, looked at every {every} or so while waited for, and RLIMIT_CPU",
-                "no cgroup counts it: a child whose parent ignores SIGCHLD is not counted once it has ended",
+                "no cgroup counts it: a child whose parent ignores SIGCHLD is not counted once it has ended, "
+                "nor is an orphan beside another run",
             )
 
     def _make_leaf(self, request: CgroupRequest) -> None:

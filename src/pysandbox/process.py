@@ -85,6 +85,9 @@ class Popen(Generic[AnyStr]):
         self._poll = select.poll()
         self._watched: dict[int, str] = {}  # descriptor → "init", "stdin", "stdout", "stderr"
         self._watch(run.socket.fileno(), "init", select.POLLIN)
+        # What init had waited for before, where the tree is watched; None where another run's would be mixed in.
+        watched = self._held.leaf is None and self._held.bounds.cpu is not None and not others(self)
+        self._reaped_before = watch.reaped_by(box.pid) if watched else None
         self._samples: list[Stats] = []
         self._next_sample = started if command.sample_interval is not None else math.inf
         self._load = HostLoad() if self._held.is_measured else None
@@ -148,8 +151,13 @@ class Popen(Generic[AnyStr]):
             if self._held.leaf is not None:
                 cpu = self._held.leaf.cpu_time()
             if cpu is None:  # no cgroup, or none that counts
-                sample = watch.look(self._box.pid, self._others(self), supervisor.bounds.memory)
+                others = self._others(self)
+                sample = watch.look(self._box.pid, others, supervisor.bounds.memory)
                 cpu, memory = sample.cpu, sample.memory
+                if not others and self._reaped_before is not None:
+                    cpu += watch.reaped_by(self._box.pid) - self._reaped_before  # orphans that have ended
+                else:
+                    self._reaped_before = None  # another run's may be among them
                 supervisor.processes_seen = max(supervisor.processes_seen, sample.processes)
                 if sample.cost * 10 > supervisor.bounds.look_interval:  # spend a tenth of one CPU on it at most
                     supervisor.bounds = replace(supervisor.bounds, look_interval=sample.cost * 10)
@@ -305,7 +313,7 @@ class Popen(Generic[AnyStr]):
         """Every process of the run is dead: take the rest of the output, read the counters, make the result."""
         supervisor = self._supervisor
         supervisor.end(ending, now)
-        readings = Readings()
+        readings, limits = Readings(), self._held.limits
         try:
             self._drain()
             if self._held.leaf is not None:
@@ -329,6 +337,7 @@ class Popen(Generic[AnyStr]):
             limits_hit=hit,
             evidence=evidence,
             starved=starved,
+            limits=limits,
             samples=tuple(self._samples),
             truncated=supervisor.truncated,
             enforcement=self._held.enforcement,

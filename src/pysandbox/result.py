@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import signal as signals
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -100,6 +101,9 @@ class Result(Generic[AnyStr]):
     evidence: Mapping[str, object] = field(default_factory=dict)
     #: share of wall time in which the run could have run and did not, as others had the CPUs; None: not measured
     starved: float | None = None
+    limits: Mapping[str, float] = field(
+        default_factory=dict
+    )  #: those in force at the end, by name: bytes, seconds, CPUs
     samples: tuple[Stats, ...] = ()  #: readings taken on the way, with `sample_interval`
     truncated: bool = False  #: output past `max_output` was dropped
     enforcement: Mapping[str, Enforcement] = field(default_factory=dict)
@@ -116,6 +120,16 @@ class Result(Generic[AnyStr]):
             return signals.Signals(-self.returncode)
         except ValueError:  # a real-time signal between SIGRTMIN and SIGRTMAX has no name
             return -self.returncode
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw CPU and memory over time, with the limits as lines, into an SVG, PNG or PDF file.
+
+        Needs readings (`sample_interval=`) and matplotlib (`pip install 'pysandbox[plot]'`).  Errors: `ConfigError`,
+        `UnsupportedError`.
+        """
+        from .plotting import plot  # matplotlib takes a second to import
+
+        plot(self, path)
 
     def check_returncode(self) -> None:
         """Raise `ProcessError` unless the verdict is OK."""

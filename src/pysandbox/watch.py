@@ -64,6 +64,15 @@ def _inside_pid(pid: int) -> int:
     return -1
 
 
+def reaped_by(init: int) -> float:
+    """CPU seconds of the processes that init has waited for."""
+    try:
+        times = psutil.Process(init).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.children_user + times.children_system)
+
+
 def look(init: int, others: Collection[int], memory_limit: int | None) -> Sample:
     """Look at all processes below init but for the trees of `others`, the programs of other runs (pids inside)."""
     begin = time.monotonic()

@@ -97,7 +97,7 @@ def test_a_result_has_all_that_completed_process_has() -> None:
 def test_a_result_has_the_fields_of_the_contract() -> None:
     names = {field.name for field in dataclasses.fields(Result)}
     contract = "args returncode stdout stderr verdict usage limits_hit evidence truncated enforcement"
-    assert names == set(contract.split()) | {"starved", "samples"}
+    assert names == set(contract.split()) | {"starved", "samples", "limits"}
 
 
 def test_usage_has_the_fields_of_the_contract() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from .errors import SandboxError
 from .interrupts import INTERRUPTIBLE, UNINTERRUPTED
 
 _PATIENCE = 60.0  # seconds; longer than anything takes that is done inside
+_HURRY = 5.0  # as long as the start of a run may take at least
 _MOMENT = 0.001
 
 
@@ -20,29 +22,45 @@ class Gate:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # of the two below; held for a few instructions
+        self._lock = threading.Lock()  # of the three below; held for a few instructions
         self._inside = 0
         self._alone = False
+        self._wanting = 0  # those who want to be alone: nobody comes in before them
         self.shared = _Shared(self)
-        self.alone = _Alone(self)
 
-    def enter(self, *, alone: bool) -> None:
-        """Come in, once that is possible."""
+    def alone(self, hurry: Callable[[], None] = lambda: None) -> _Alone:
+        """For `with`.  `hurry` is called once those inside have been waited for in vain for a while."""
+        return _Alone(self, hurry)
+
+    def enter(self) -> None:
+        """Come in beside others."""
         deadline = time.monotonic() + _PATIENCE
-        while not self._try(alone=alone):
-            if time.monotonic() > deadline:
-                raise SandboxError("the box is in use by another thread, which does not come to an end")
-            _wait()
+        while True:
+            with self._lock:
+                if not self._alone and not self._wanting:
+                    self._inside += 1
+                    return
+            _wait_until(deadline)
 
-    def _try(self, *, alone: bool) -> bool:
+    def enter_alone(self, hurry: Callable[[], None]) -> None:
+        """Come in when nobody else is there."""
+        begin = time.monotonic()
         with self._lock:
-            if self._alone or (alone and self._inside):
-                return False
-            if alone:
-                self._alone = True
-            else:
-                self._inside += 1
-            return True
+            self._wanting += 1
+        try:
+            hurried = False
+            while True:
+                with self._lock:
+                    if not self._alone and not self._inside:
+                        self._alone = True
+                        return
+                if not hurried and time.monotonic() > begin + _HURRY:
+                    hurried = True
+                    hurry()
+                _wait_until(begin + _PATIENCE)
+        finally:
+            with self._lock:
+                self._wanting -= 1
 
     def leave(self, *, alone: bool) -> None:
         """Go out."""
@@ -52,17 +70,10 @@ class Gate:
             else:
                 self._inside -= 1
 
-    def is_free_within(self, seconds: float) -> bool:
-        """Wait until nobody is inside; False if somebody still is."""
-        deadline = time.monotonic() + seconds
-        while self._inside:
-            if time.monotonic() > deadline:
-                return False
-            _wait()
-        return True
 
-
-def _wait() -> None:
+def _wait_until(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise SandboxError("the box is in use by another thread, which does not come to an end")
     with INTERRUPTIBLE:
         time.sleep(_MOMENT)
 
@@ -73,7 +84,7 @@ class _Shared:
 
     def __enter__(self) -> None:
         with UNINTERRUPTED:
-            self._gate.enter(alone=False)
+            self._gate.enter()
             UNINTERRUPTED.__enter__()
 
     def __exit__(
@@ -87,12 +98,13 @@ class _Shared:
 
 
 class _Alone:
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, hurry: Callable[[], None]) -> None:
         self._gate = gate
+        self._hurry = hurry
 
     def __enter__(self) -> None:
         with UNINTERRUPTED:
-            self._gate.enter(alone=True)
+            self._gate.enter_alone(self._hurry)
             UNINTERRUPTED.__enter__()
 
     def __exit__(

@@ -18,6 +18,7 @@ from .errors import (
     CommandNotFoundError,
     ConfigError,
     ExecError,
+    SandboxError,
     SetupError,
     UnsupportedError,
 )
@@ -111,6 +112,17 @@ def launch(box: Box, command: Command, *, last_of_box: bool) -> Held:
     return held
 
 
+def prepare(box: Box) -> None:
+    """Make a cgroup for the first run ahead, while init builds the box; what is wrong with it the run will tell."""
+    request = box.limits
+    if request is None:
+        return
+    with contextlib.suppress(SandboxError):
+        group = cgroups.group_for(request)
+        if group is not None and not group.lacks(request):
+            box.leaves.give_back(box.leaves.take(group, request))
+
+
 def default_row(row: Enforcement) -> Enforcement:
     """The row for bounds that nobody asked for, where an rlimit bounds the processes."""
     return replace(row, mechanism=f"memory: {row.mechanism}; processes: RLIMIT_NPROC, refusals not counted")
@@ -155,8 +167,8 @@ class _Launcher:
 
     def _make_leaf(self, request: CgroupRequest) -> None:
         held, degrade = self.held, self.box.blueprint.facts.degrade
-        if held.bounds.cpu is not None:
-            request = replace(request, exact_cpu=True)
+        if held.bounds.cpu is not None and not request.asked:
+            request = replace(request, exact_cpu=True)  # what was asked for is counted anyway
         row = None
         try:
             group = cgroups.group_for(request)

@@ -22,7 +22,7 @@ from .compose import DEFAULT, Base, check_base, check_given, compose
 from .errors import ConfigError, SandboxError, UnsupportedError
 from .gate import Gate
 from .interrupts import UNINTERRUPTED
-from .launch import default_row
+from .launch import default_row, prepare
 from .layers import CgroupLimits
 from .live import Watch, total
 from .plan import Blueprint, CgroupRequest, filled
@@ -97,7 +97,7 @@ class Sandbox:
         if self._owner != os.getpid():  # a forked copy's locks may be held by threads that it has not got
             self._lock, self._gate, self._owner = threading.Lock(), Gate(), os.getpid()
         try:
-            with self._gate.alone:
+            with self._gate.alone():
                 if self._box is not None:
                     raise _Entered("this Sandbox is entered already; use another for another box")
                 self._box = _ready(Box(self._compose()))
@@ -126,17 +126,16 @@ class Sandbox:
             if box is not None:
                 box.close()
             return
-        self._hurry_starts()
-        with self._gate.alone:
+        with self._gate.alone(self._kill_box):
             box, self._box = self._box, None
             if box is not None:
                 self._end_runs()
                 box.close()
 
-    def _hurry_starts(self) -> None:
-        """Wait for what is being started; what does not come to an end by itself is ended with the box."""
+    def _kill_box(self) -> None:
+        """What is being started in it and does not come to an end ends with it."""
         box = self._box
-        if box is not None and not self._gate.is_free_within(1.0):
+        if box is not None:
             box.kill()
 
     def _end_runs(self) -> None:
@@ -148,8 +147,7 @@ class Sandbox:
     def reset(self) -> None:
         """Bring the box back to the state just after entering: no process, no file of an earlier run is left."""
         self._check_owner()
-        self._hurry_starts()
-        with self._gate.alone:
+        with self._gate.alone(self._kill_box):
             box = self._entered()
             self._end_runs()
             box.close()
@@ -445,7 +443,12 @@ class Sandbox:
 
 
 def _ready(box: Box) -> Box:
-    box.wait_until_ready()
+    try:
+        prepare(box)
+        box.wait_until_ready()
+    except BaseException:
+        box.close()
+        raise
     return box
 
 

@@ -111,10 +111,21 @@ def in_fresh_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+LACKS = (
+    frozenset()
+    if HAS_CGROUP is False
+    else frozenset(
+        cgroups.own_group().lacks(pysandbox.CgroupLimits(cpuset=(0,)).request())  # type: ignore[union-attr]
+    )
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say why a test is not run: it needs a root caller."""
     for item in items:
         if item.get_closest_marker("root") and not IS_ROOT:
             item.add_marker(pytest.mark.skip(reason="needs a root caller; this one is not"))
+        if item.get_closest_marker("cpuset") and "cpuset" in LACKS:
+            item.add_marker(pytest.mark.skip(reason="needs the cpuset controller, which systemd does not delegate"))
         if item.get_closest_marker("cgroup") and not HAS_CGROUP:
             item.add_marker(pytest.mark.skip(reason=f"needs a cgroup of one's own: {cgroups.why_not()}"))

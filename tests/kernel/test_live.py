@@ -205,6 +205,7 @@ def test_samples_are_kept_when_asked_for() -> None:
         assert box.run(["true"]).samples == ()
 
 
+@pytest.mark.cpuset
 def test_a_run_that_has_to_share_its_cpu_is_starved_and_says_so() -> None:
     limits = CgroupLimits(cpuset=(0,))
     work = [sys.executable, "-S", "-E", "-c", "import time\nwhile time.process_time() < 0.3: pass"]

@@ -64,6 +64,7 @@ class Leaf(base.Leaf):
         self._name = name
         self._paths: dict[str, str] = {}  # controller → our folder
         self._fds: dict[tuple[str, str], int] = {}
+        self._refused: int | None = None  # forks, before we forbade them all
         self._spent = False  # changed in a way that no reset takes back
 
     # --- folders ------------------------------------------------------------------------------------------------
@@ -231,6 +232,8 @@ class Leaf(base.Leaf):
         # One process alone was refused nothing, unless one is all that it may have.
         if found.processes_peak is None or found.processes_peak > 1 or self.request.pids == 1:
             found.pids_refused = self._keyed("pids", "pids.events", b"max")
+        if self._refused is not None:
+            found.pids_refused = self._refused
         if self.request.asked:
             self._read_what_was_asked_for(found)
         found.sources = _SOURCES
@@ -321,6 +324,8 @@ class Leaf(base.Leaf):
     def stop_forks(self) -> None:
         self._spent = True
         if "pids" in self._paths:
+            if self._refused is None:
+                self._refused = self._keyed("pids", "pids.events", b"max")
             with contextlib.suppress(SetupError):
                 self._write("pids", "pids.max", "0")
 

@@ -39,6 +39,7 @@ class Leaf(base.Leaf):
         self._attach: int | None = None
         self._stat: int | None = None
         self._pressure: int | None = None
+        self._refused: int | None = None  # forks, before we forbade them all
 
     def build(self) -> None:
         """Make the folder and put the limits in force."""
@@ -129,7 +130,7 @@ class Leaf(base.Leaf):
             found.cpu_user, found.cpu_system = user / 1e6, system / 1e6
         found.memory_peak = self._number("memory.peak")  # Linux 5.19
         found.oom_kills = self.oom_kills()
-        found.pids_refused = self._keyed("pids.events", "max")
+        found.pids_refused = self._keyed("pids.events", "max") if self._refused is None else self._refused
         found.processes_peak = self._number("pids.peak")  # Linux 6.1
         if self.request.asked:
             found.io_read, found.io_written = self._io()
@@ -185,6 +186,8 @@ class Leaf(base.Leaf):
         pass  # a frozen process dies of SIGKILL here
 
     def stop_forks(self) -> None:
+        if self._refused is None:
+            self._refused = self._keyed("pids.events", "max")
         with contextlib.suppress(SetupError):
             self._write("pids.max", "0")
 

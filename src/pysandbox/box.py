@@ -43,7 +43,7 @@ _OPEN_BODY = struct.Struct("=IIIII")
 REPLY = struct.Struct("=IIiiiI9Q")
 READY, FAILED, STARTED, ENDED = 1, 2, 3, 4
 _ORDER = struct.Struct("=II")
-_TIMEVAL = struct.Struct("@ll")
+_MOMENT = struct.pack("@ll", 0, 100_000)  # a timeval, 100 ms
 ORDER_SIGNAL, ORDER_SIGNAL_GROUP, ORDER_KILL = 1, 2, 3
 _NO_STEP = 0xFFFFFFFF
 _PATIENCE = 60.0  # seconds that init may take to answer, before the box is given up
@@ -351,15 +351,20 @@ class Box:
         return StartedRun(ours, reply.pid)
 
     def _receive_start(self, ours: socket.socket, patience: float) -> Reply:
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(int(patience), 0))
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _MOMENT)
         data = b""
-        with INTERRUPTIBLE:
+        begin = time.monotonic()
+        while True:
             try:
                 data = ours.recv(REPLY.size)
+                break
             except BlockingIOError:
-                self._give_up("start", patience)
+                if time.monotonic() > begin + patience:
+                    self._give_up("start", patience)
+                with INTERRUPTIBLE:  # it is nearly always there at once, so signals are let in only if it is not
+                    pass
             except OSError:
-                pass  # init is gone
+                break  # init is gone
         if len(data) != REPLY.size:
             raise SandboxError("the box has ended")
         return Reply(*REPLY.unpack(data))

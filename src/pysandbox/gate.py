@@ -16,7 +16,7 @@ _MOMENT = 0.001
 
 
 class Gate:
-    """A lock that many hold shared or one holds alone.  Signals are held back while it is held.
+    """A lock that many hold shared or one holds alone.  To be entered with signals held back; alone, it does so itself.
 
     Nobody waits long, nor often, so waiting is looking again a moment later: entering and leaving cost next to nothing.
     """
@@ -34,12 +34,13 @@ class Gate:
 
     def enter(self) -> None:
         """Come in beside others."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = None
         while True:
             with self._lock:
                 if not self._alone and not self._wanting:
                     self._inside += 1
                     return
+            deadline = deadline or time.monotonic() + _PATIENCE
             _wait_until(deadline)
 
     def enter_alone(self, hurry: Callable[[], None]) -> None:
@@ -83,9 +84,7 @@ class _Shared:
         self._gate = gate
 
     def __enter__(self) -> None:
-        with UNINTERRUPTED:
-            self._gate.enter()
-            UNINTERRUPTED.__enter__()
+        self._gate.enter()
 
     def __exit__(
         self,
@@ -94,7 +93,6 @@ class _Shared:
         traceback: TracebackType | None,
     ) -> None:
         self._gate.leave(alone=False)
-        UNINTERRUPTED.__exit__(exc_type, exc, traceback)
 
 
 class _Alone:

@@ -28,6 +28,7 @@ from .supervise import Bounds
 
 #: four times what execve(2) takes at most (a quarter of the largest RLIMIT_STACK that it heeds, 6 MiB)
 _ROOM_FOR_ANY = 24 << 20
+_LIMITS = ("memory", "memory_high", "swap", "cpus", "pids")
 _UNSHARE_CGROUP = Step(Phase.CGROUP_NAMESPACE, Verb.UNSHARE_CGROUP, (), "Namespaces")
 
 
@@ -50,11 +51,18 @@ class Held:
     def limits(self) -> dict[str, float]:
         """The limits in force, by name."""
         bounds, request = self.bounds, None if self.leaf is None else self.leaf.request
-        found: dict[str, float | None] = {"wall_time": bounds.wall, "cpu_time": bounds.cpu, "memory": bounds.memory}
+        found: dict[str, float] = {}
+        if bounds.wall is not None:
+            found["wall_time"] = bounds.wall
+        if bounds.cpu is not None:
+            found["cpu_time"] = bounds.cpu
+        if bounds.memory is not None:
+            found["memory"] = bounds.memory
         if request is not None:
-            found |= {"memory": request.memory, "memory_high": request.memory_high, "swap": request.swap}
-            found |= {"cpus": request.cpus, "pids": request.pids}
-        return {name: limit for name, limit in found.items() if limit is not None}
+            for name in _LIMITS if request.asked else ("memory",):
+                if (limit := getattr(request, name)) is not None:
+                    found[name] = limit
+        return found
 
     def why_no_leaf(self) -> str:
         """Why the run has no cgroup, for errors."""

@@ -14,8 +14,8 @@ import enum
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
+from .lazy import lazy
 from .result import Enforcement
 
 __all__ = ["Blueprint", "CgroupRequest", "Facts", "IdRequest", "IoRequest", "Phase", "Plan", "Step", "Verb"]
@@ -196,7 +196,7 @@ class Plan:
 
     steps: tuple[Step, ...]
 
-    @cached_property
+    @lazy
     def encoded(self) -> bytes:
         """The plan as native/decode.c reads it: a count, fixed-size steps, then the data they point into."""
         head = [struct.pack("=Q", len(self.steps))]
@@ -333,17 +333,17 @@ class Blueprint:
         self.next_tree += 1
         return self.next_tree - 1
 
-    @cached_property
+    @lazy
     def box_plan(self) -> Plan:
         """The steps of the box, in the order of their phases."""
         return Plan(tuple(sorted(self.box_steps, key=lambda step: step.phase)))
 
-    @cached_property
+    @lazy
     def prepare_plan(self) -> Plan:
         """The part of the box's plan that needs no id maps."""
         return Plan(tuple(step for step in self.box_plan if step.phase <= Phase.SOURCES))
 
-    @cached_property
+    @lazy
     def setup_plan(self) -> Plan:
         """The rest of it."""
         return Plan(tuple(step for step in self.box_plan if step.phase > Phase.SOURCES))

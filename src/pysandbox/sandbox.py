@@ -338,7 +338,7 @@ class Sandbox:
 
     def _running(self) -> list[Popen[Any]]:
         self._check_owner()
-        with self._gate.shared:
+        with UNINTERRUPTED, self._gate.shared:
             self._entered()
         with self._lock:
             return list(self._live)
@@ -432,13 +432,13 @@ class Sandbox:
 
     def _open(self, path: str, flags: int, mode: int) -> io.FileIO:
         self._check_owner()
-        with self._gate.shared:
+        with UNINTERRUPTED, self._gate.shared:
             return self._entered().open_file(path, flags, mode)
 
     def _inside(self, name: units.StrPath) -> str:
         given = units.path(name, "name")
         self._check_owner()
-        with self._gate.shared:
+        with UNINTERRUPTED, self._gate.shared:
             return os.path.join(self._entered().blueprint.facts.workdir, given)
 
 

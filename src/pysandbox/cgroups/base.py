@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import time
 from abc import ABC, abstractmethod
@@ -11,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from ..errors import SetupError, UnsupportedError
+from ..lazy import lazy
 from ..plan import CgroupRequest
 from ..result import Enforcement, Level, Stats
 
@@ -103,7 +103,7 @@ class Group(ABC):
 
     kind: str
 
-    @functools.cached_property
+    @lazy
     def enforcement(self) -> Enforcement:
         """What limits in a leaf of this group amount to."""
         if huge_pages_are_possible() and not self.limits_huge_pages:

@@ -34,7 +34,7 @@ static struct {
     struct sigaction action[SIGNALS];
 } handlers;
 
-static const int deadly[] = {SIGTERM, SIGHUP, SIGQUIT};
+static const int deadly[] = {SIGTERM, SIGHUP, SIGQUIT, SIGALRM};
 
 static void note(int number) { handlers.noted[number] = 1; }
 

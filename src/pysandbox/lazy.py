@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class lazy(Generic[T]):  # noqa: N801
+class lazy(Generic[T]):
     """Written like `property`, for a method without arguments, whose value is kept in the object's own dictionary."""
 
     def __init__(self, compute: Callable[[Any], T]) -> None:

@@ -11,6 +11,7 @@ from .features import check_platform as _check_platform
 
 _check_platform()
 
+# E402 below: the rest is imported only once it is clear that it can work here.
 from .cgroups import vacate_cgroup  # noqa: E402
 from .command import DEVNULL, PIPE, STDOUT  # noqa: E402
 from .errors import (  # noqa: E402
@@ -41,9 +42,10 @@ from .layers import (  # noqa: E402
     Rlimits,
     Tmpfs,
 )
+from .oneshot import popen, run  # noqa: E402
 from .process import Popen  # noqa: E402
 from .result import Enforcement, Level, Result, Stats, Usage, Verdict  # noqa: E402
-from .sandbox import Sandbox, popen, run  # noqa: E402
+from .sandbox import Sandbox  # noqa: E402
 
 __version__ = "0.1.0"
 

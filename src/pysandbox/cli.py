@@ -16,8 +16,9 @@ from typing import Any
 from .command import PIPE
 from .errors import CommandNotExecutableError, CommandNotFoundError, ConfigError, SandboxError
 from .layers import Bind, CgroupLimits, ChrootJail, Environment, Layer, Namespaces
+from .oneshot import run
 from .result import Level, Result, Verdict
-from .sandbox import Sandbox, run
+from .sandbox import Sandbox
 
 _STATUS = {
     Verdict.WALL_TIME_EXCEEDED: 124,
@@ -120,8 +121,10 @@ def _run(options: argparse.Namespace) -> int:
         cpu_time=options.cpu_time,
         sample_interval=0.02 if options.plot else None,
     )
-    if options.plot:
+    if options.plot and result.samples:
         result.plot(options.plot)
+    elif options.plot:
+        print(f"pysandbox: too short a run to draw; {options.plot} was not written", file=sys.stderr)
     if options.json:
         print(as_json(result))
     if options.verbose:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from . import cgroups, features
 from .errors import SandboxError
 from .layers import CgroupLimits, ChrootJail, Namespaces
+from .oneshot import run
 from .result import Level
-from .sandbox import Sandbox, run
+from .sandbox import Sandbox
 
 #: feature of `Namespaces` → the file in /proc/self/ns that shows that the kernel has it
 _NAMESPACE_FILES = {

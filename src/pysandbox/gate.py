@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from .errors import SandboxError
-from .interrupts import INTERRUPTIBLE, UNINTERRUPTED
+from .interrupts import INTERRUPTIBLE
 
 _PATIENCE = 60.0  # seconds; longer than anything takes that is done inside
 _HURRY = 5.0  # as long as the start of a run may take at least
@@ -16,7 +16,7 @@ _MOMENT = 0.001
 
 
 class Gate:
-    """A lock that many hold shared or one holds alone.  To be entered with signals held back; alone, it does so itself.
+    """A lock that many hold shared or one holds alone.  To be entered and left with signals held back.
 
     Nobody waits long, nor often, so waiting is looking again a moment later: entering and leaving cost next to nothing.
     """
@@ -26,14 +26,13 @@ class Gate:
         self._inside = 0
         self._alone = False
         self._wanting = 0  # those who want to be alone: nobody comes in before them
-        self.shared = _Shared(self)
+        self.shared = _Side(self._enter, self._leave)
 
-    def alone(self, hurry: Callable[[], None] = lambda: None) -> _Alone:
+    def alone(self, hurry: Callable[[], None] = lambda: None) -> _Side:
         """For `with`.  `hurry` is called once those inside have been waited for in vain for a while."""
-        return _Alone(self, hurry)
+        return _Side(lambda: self._enter_alone(hurry), self._leave_alone)
 
-    def enter(self) -> None:
-        """Come in beside others."""
+    def _enter(self) -> None:
         deadline = None
         while True:
             with self._lock:
@@ -43,8 +42,7 @@ class Gate:
             deadline = deadline or time.monotonic() + _PATIENCE
             _wait_until(deadline)
 
-    def enter_alone(self, hurry: Callable[[], None]) -> None:
-        """Come in when nobody else is there."""
+    def _enter_alone(self, hurry: Callable[[], None]) -> None:
         begin = time.monotonic()
         with self._lock:
             self._wanting += 1
@@ -63,13 +61,13 @@ class Gate:
             with self._lock:
                 self._wanting -= 1
 
-    def leave(self, *, alone: bool) -> None:
-        """Go out."""
+    def _leave(self) -> None:
         with self._lock:
-            if alone:
-                self._alone = False
-            else:
-                self._inside -= 1
+            self._inside -= 1
+
+    def _leave_alone(self) -> None:
+        with self._lock:
+            self._alone = False
 
 
 def _wait_until(deadline: float) -> None:
@@ -79,12 +77,14 @@ def _wait_until(deadline: float) -> None:
         time.sleep(_MOMENT)
 
 
-class _Shared:
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+class _Side:
+    """One way to hold the gate."""
+
+    def __init__(self, enter: Callable[[], None], leave: Callable[[], None]) -> None:
+        self._enter, self._leave = enter, leave
 
     def __enter__(self) -> None:
-        self._gate.enter()
+        self._enter()
 
     def __exit__(
         self,
@@ -92,24 +92,4 @@ class _Shared:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._gate.leave(alone=False)
-
-
-class _Alone:
-    def __init__(self, gate: Gate, hurry: Callable[[], None]) -> None:
-        self._gate = gate
-        self._hurry = hurry
-
-    def __enter__(self) -> None:
-        with UNINTERRUPTED:
-            self._gate.enter_alone(self._hurry)
-            UNINTERRUPTED.__enter__()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._gate.leave(alone=True)
-        UNINTERRUPTED.__exit__(exc_type, exc, traceback)
+        self._leave()

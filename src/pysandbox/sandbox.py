@@ -1,4 +1,4 @@
-"""`Sandbox`, a box's lifetime, and the one-shot functions `run` and `popen`."""
+"""`Sandbox`: a box's lifetime, and what can be done in it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from .plan import Blueprint, CgroupRequest, filled
 from .process import Popen
 from .result import Enforcement, Level, Result, Stats
 
-__all__ = ["Sandbox", "popen", "run"]
-
 _LARGEST_READ = 64 << 20
 
 
-class _CommonOptions(TypedDict, total=False):
+class CommonOptions(TypedDict, total=False):
+    """What `run` and `popen` both take; see `Sandbox.run`."""
+
     cwd: units.StrPath | None
     env: Mapping[str, str] | None
     errors: str | None
@@ -54,16 +54,16 @@ class _CommonOptions(TypedDict, total=False):
     stderr: int | IO[Any] | None
 
 
-class _RunOptions(_CommonOptions, total=False):
+class RunOptions(CommonOptions, total=False):
+    """What `run` takes."""
+
     check: bool
 
 
-class _PopenOptions(_CommonOptions, total=False):
+class PopenOptions(CommonOptions, total=False):
+    """What `popen` takes."""
+
     bufsize: int
-
-
-class _Entered(SandboxError):
-    """The box that is there is not to be touched by whoever wanted to enter it again."""
 
 
 class Sandbox:
@@ -96,15 +96,16 @@ class Sandbox:
     def __enter__(self) -> Self:
         if self._owner != os.getpid():  # a forked copy's locks may be held by threads that it has not got
             self._lock, self._gate, self._owner = threading.Lock(), Gate(), os.getpid()
+        made = False
         try:
-            with self._gate.alone():
+            with UNINTERRUPTED, self._gate.alone():
                 if self._box is not None:
-                    raise _Entered("this Sandbox is entered already; use another for another box")
+                    raise SandboxError("this Sandbox is entered already; use another for another box")
                 self._box = _ready(Box(self._compose()))
-        except _Entered:
-            raise SandboxError("this Sandbox is entered already; use another for another box") from None
+                made = True
         except BaseException:
-            self.close()
+            if made:
+                self.close()
             raise
         return self
 
@@ -126,7 +127,7 @@ class Sandbox:
             if box is not None:
                 box.close()
             return
-        with self._gate.alone(self._kill_box):
+        with UNINTERRUPTED, self._gate.alone(self._kill_box):
             box, self._box = self._box, None
             if box is not None:
                 self._end_runs()
@@ -147,7 +148,7 @@ class Sandbox:
     def reset(self) -> None:
         """Bring the box back to the state just after entering: no process, no file of an earlier run is left."""
         self._check_owner()
-        with self._gate.alone(self._kill_box):
+        with UNINTERRUPTED, self._gate.alone(self._kill_box):
             box = self._entered()
             self._end_runs()
             box.close()
@@ -189,7 +190,7 @@ class Sandbox:
         input: str | None = None,
         text: Literal[True],
         encoding: str | None = None,
-        **options: Unpack[_RunOptions],
+        **options: Unpack[RunOptions],
     ) -> Result[str]: ...
     @overload
     def run(
@@ -199,7 +200,7 @@ class Sandbox:
         input: str | None = None,
         text: bool = False,
         encoding: str,
-        **options: Unpack[_RunOptions],
+        **options: Unpack[RunOptions],
     ) -> Result[str]: ...
     @overload
     def run(
@@ -209,7 +210,7 @@ class Sandbox:
         input: bytes | None = None,
         text: Literal[False] = False,
         encoding: None = None,
-        **options: Unpack[_RunOptions],
+        **options: Unpack[RunOptions],
     ) -> Result[bytes]: ...
     @overload
     def run(
@@ -219,7 +220,7 @@ class Sandbox:
         input: bytes | str | None = None,
         text: bool,
         encoding: str | None = None,
-        **options: Unpack[_RunOptions],
+        **options: Unpack[RunOptions],
     ) -> Result[Any]: ...
     def run(self, args: Sequence[units.StrPath], **options: Any) -> Result[Any]:
         """Run a program and wait for its end; returns a `Result`, whatever the program did.
@@ -249,7 +250,7 @@ class Sandbox:
         """
         begun = time.monotonic()
         check = units.flag(options.pop("check", False), "check")
-        command = _check(args, options)
+        command = checked(args, options)
         with UNINTERRUPTED:  # but for the waiting
             process: Popen[Any] = self._start(command, begun)
             try:
@@ -268,7 +269,7 @@ class Sandbox:
         *,
         text: Literal[True],
         encoding: str | None = None,
-        **options: Unpack[_PopenOptions],
+        **options: Unpack[PopenOptions],
     ) -> Popen[str]: ...
     @overload
     def popen(
@@ -277,7 +278,7 @@ class Sandbox:
         *,
         text: bool = False,
         encoding: str,
-        **options: Unpack[_PopenOptions],
+        **options: Unpack[PopenOptions],
     ) -> Popen[str]: ...
     @overload
     def popen(
@@ -286,7 +287,7 @@ class Sandbox:
         *,
         text: Literal[False] = False,
         encoding: None = None,
-        **options: Unpack[_PopenOptions],
+        **options: Unpack[PopenOptions],
     ) -> Popen[bytes]: ...
     @overload
     def popen(
@@ -295,7 +296,7 @@ class Sandbox:
         *,
         text: bool,
         encoding: str | None = None,
-        **options: Unpack[_PopenOptions],
+        **options: Unpack[PopenOptions],
     ) -> Popen[Any]: ...
     def popen(self, args: Sequence[units.StrPath], **options: Any) -> Popen[Any]:
         """Start a program and return its handle, a `Popen` with `subprocess.Popen`'s methods and streams.
@@ -306,7 +307,7 @@ class Sandbox:
         begun = time.monotonic()
         options.setdefault("stdout", None)
         options.setdefault("stderr", None)
-        command = _check(args, options)
+        command = checked(args, options)
         with UNINTERRUPTED:
             process: Popen[Any] = self._start(command, begun)
             process.open_streams()
@@ -452,14 +453,11 @@ def _ready(box: Box) -> Box:
     return box
 
 
-def _nobody(_: Popen[Any]) -> set[int]:
-    return set()
-
-
 _OPTIONS = frozenset(inspect.signature(check_command).parameters) - {"args"}
 
 
-def _check(args: Sequence[units.StrPath], options: dict[str, Any]) -> Command:
+def checked(args: Sequence[units.StrPath], options: dict[str, Any]) -> Command:
+    """A command and its options, all checked."""
     for name in options:
         if name not in _OPTIONS:
             raise TypeError(f"unexpected keyword argument {name!r}")
@@ -496,143 +494,3 @@ def explain(blueprint: Blueprint) -> str:
     lines += [str(blueprint.run_plan([])), "", "in force:"]
     lines += [f"  {name}: {row}" for name, row in sorted(blueprint.enforcement.items())]
     return "\n".join(lines)
-
-
-@overload
-def run(
-    args: Sequence[units.StrPath],
-    *layers: object,
-    base: Base = DEFAULT,
-    degrade: bool = False,
-    input: str | None = None,
-    text: Literal[True],
-    encoding: str | None = None,
-    **options: Unpack[_RunOptions],
-) -> Result[str]: ...
-@overload
-def run(
-    args: Sequence[units.StrPath],
-    *layers: object,
-    base: Base = DEFAULT,
-    degrade: bool = False,
-    input: str | None = None,
-    text: bool = False,
-    encoding: str,
-    **options: Unpack[_RunOptions],
-) -> Result[str]: ...
-@overload
-def run(
-    args: Sequence[units.StrPath],
-    *layers: object,
-    base: Base = DEFAULT,
-    degrade: bool = False,
-    input: bytes | None = None,
-    text: Literal[False] = False,
-    encoding: None = None,
-    **options: Unpack[_RunOptions],
-) -> Result[bytes]: ...
-@overload
-def run(
-    args: Sequence[units.StrPath],
-    *layers: object,
-    base: Base = DEFAULT,
-    degrade: bool = False,
-    input: bytes | str | None = None,
-    text: bool,
-    encoding: str | None = None,
-    **options: Unpack[_RunOptions],
-) -> Result[Any]: ...
-def run(
-    args: Sequence[units.StrPath],
-    *layers: object,
-    base: Base = DEFAULT,
-    degrade: bool = False,
-    **options: Any,
-) -> Result[Any]:
-    """Run a program in a box of its own and wait for its end.
-
-    `layers`, `base` and `degrade` are those of `Sandbox`, everything else is as in `Sandbox.run`.
-    """
-    begun = time.monotonic()
-    check = units.flag(options.pop("check", False), "check")
-    command = _check(args, options)
-    blueprint = compose(layers, base, units.flag(degrade, "degrade"))
-    with UNINTERRUPTED:  # but for the waiting
-        box = Box(blueprint)
-        try:
-            process: Popen[Any] = Popen(box, command, begun=begun, others=_nobody, last_of_box=True)
-            try:
-                process.collect()
-                process._wait(None)
-            finally:
-                process.close()
-        finally:
-            box.close()
-    if check:
-        process.result.check_returncode()
-    return process.result
-
-
-@overload
-def popen(
-    args: Sequence[units.StrPath],
-    *layers: object,
-    base: Base = DEFAULT,
-    degrade: bool = False,
-    text: Literal[True],
-    encoding: str | None = None,
-    **options: Unpack[_PopenOptions],
-) -> Popen[str]: ...
-@overload
-def popen(
-    args: Sequence[units.StrPath],
-    *layers: object,
-    base: Base = DEFAULT,
-    degrade: bool = False,
-    text: bool = False,
-    encoding: str,
-    **options: Unpack[_PopenOptions],
-) -> Popen[str]: ...
-@overload
-def popen(
-    args: Sequence[units.StrPath],
-    *layers: object,
-    base: Base = DEFAULT,
-    degrade: bool = False,
-    text: Literal[False] = False,
-    encoding: None = None,
-    **options: Unpack[_PopenOptions],
-) -> Popen[bytes]: ...
-@overload
-def popen(
-    args: Sequence[units.StrPath],
-    *layers: object,
-    base: Base = DEFAULT,
-    degrade: bool = False,
-    text: bool,
-    encoding: str | None = None,
-    **options: Unpack[_PopenOptions],
-) -> Popen[Any]: ...
-def popen(
-    args: Sequence[units.StrPath],
-    *layers: object,
-    base: Base = DEFAULT,
-    degrade: bool = False,
-    **options: Any,
-) -> Popen[Any]:
-    """Start a program in a box of its own, which ends with it; see `Sandbox.popen`."""
-    options.setdefault("stdout", None)
-    options.setdefault("stderr", None)
-    command = _check(args, options)
-    begun = time.monotonic()
-    blueprint = compose(layers, base, units.flag(degrade, "degrade"))
-    with UNINTERRUPTED:
-        box = Box(blueprint)
-        try:
-            process: Popen[Any] = Popen(box, command, begun=begun, others=_nobody, last_of_box=True)
-        except BaseException:
-            box.close()
-            raise
-        process.on_end(lambda _: box.close())
-        process.open_streams()
-    return process

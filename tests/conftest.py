@@ -111,13 +111,8 @@ def in_fresh_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
-LACKS = (
-    frozenset()
-    if HAS_CGROUP is False
-    else frozenset(
-        cgroups.own_group().lacks(pysandbox.CgroupLimits(cpuset=(0,)).request())  # type: ignore[union-attr]
-    )
-)
+_group = cgroups.own_group()
+LACKS = {} if _group is None else _group.lacks(pysandbox.CgroupLimits(cpuset=(0,)).request())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

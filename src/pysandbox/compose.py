@@ -12,7 +12,7 @@ from dataclasses import replace
 from . import features
 from .errors import ConfigError
 from .layers import Capabilities, CgroupLimits, ChrootJail, Environment, Layer, Namespaces, Rlimits, ambient
-from .plan import Blueprint, Facts, Phase, Verb
+from .plan import Blueprint, Facts, Phase, Verb, filled
 from .result import Enforcement, Level
 
 
@@ -42,7 +42,6 @@ def default_layers() -> tuple[Layer, ...]:
 def merge(given: Iterable[object], base: Base) -> dict[type[Layer], Layer]:
     """One layer of each type: the caller's own win over the active ones, and both over the base."""
     start: Iterable[Layer]
-    given = tuple(given)
     if base is None:
         start = ()
     elif isinstance(base, _Default):
@@ -56,10 +55,6 @@ def merge(given: Iterable[object], base: Base) -> dict[type[Layer], Layer]:
         if not isinstance(layer, Layer):
             raise ConfigError(f"not a layer: {layer!r}")
         merged[type(layer)] = layer
-    limits = merged.get(CgroupLimits)
-    if isinstance(base, _Default) and isinstance(limits, CgroupLimits) and limits is not DEFAULT_LIMITS:
-        # A layer that is added takes no protection away: what it leaves out stays bounded.
-        merged[CgroupLimits] = limits.filled(int(DEFAULT_LIMITS.memory or 0), DEFAULT_LIMITS.pids)
     return merged
 
 
@@ -93,9 +88,10 @@ def compose(given: tuple[object, ...], base: Base, degrade: bool) -> Blueprint:
     check_given(given)
     layers = tuple(sorted(merge(given, base).values(), key=lambda layer: layer.name))
     asked = not any(layer is DEFAULT_LIMITS for layer in layers)  # an equal layer of the caller's is asked for
+    bounded = isinstance(base, _Default)
     if any(layer.looks_at_host for layer in layers) or _draws_ids(layers):
-        return _compose(layers, degrade, asked)
-    return _compose_cached(layers, degrade, asked, *_who())
+        return _compose(layers, degrade, asked, bounded)
+    return _compose_cached(layers, degrade, asked, bounded, *_who())
 
 
 def _who() -> tuple[int, int, int, str]:
@@ -119,15 +115,15 @@ def _draws_ids(layers: tuple[Layer, ...]) -> bool:
 @functools.lru_cache(maxsize=4)
 def _compose_default(degrade: bool, *_who: object) -> Blueprint:
     """The same for the default layers, whose hashes and order cost as much as the rest of the way to a box."""
-    return _compose(default_layers(), degrade, False)
+    return _compose(default_layers(), degrade, asked=False, bounded=True)
 
 
 @functools.lru_cache(maxsize=64)
-def _compose_cached(layers: tuple[Layer, ...], degrade: bool, asked: bool, *_who: object) -> Blueprint:
-    return _compose(layers, degrade, asked)
+def _compose_cached(layers: tuple[Layer, ...], degrade: bool, asked: bool, bounded: bool, *_who: object) -> Blueprint:
+    return _compose(layers, degrade, asked, bounded)
 
 
-def _compose(layers: tuple[Layer, ...], degrade: bool, asked: bool) -> Blueprint:
+def _compose(layers: tuple[Layer, ...], degrade: bool, asked: bool, bounded: bool) -> Blueprint:
     merged = {type(layer): layer for layer in layers}
     namespaces: set[str] = set()
     choices: dict[str, object] = {}
@@ -173,6 +169,8 @@ def _compose(layers: tuple[Layer, ...], degrade: bool, asked: bool) -> Blueprint
     limits = merged.get(CgroupLimits)
     if isinstance(limits, CgroupLimits):
         blueprint.cgroup = limits.request(asked=asked)
+        if bounded:  # a layer that is added takes no protection away: what it leaves out stays bounded
+            blueprint.cgroup = filled(blueprint.cgroup, DEFAULT_LIMITS.request())
         if not asked:
             _bound_processes(blueprint, limits)
     _add_common(blueprint)

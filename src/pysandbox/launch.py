@@ -7,6 +7,7 @@ import errno
 import math
 import os
 import resource
+import threading
 from dataclasses import dataclass, field, replace
 
 from . import cgroups, descriptors, features
@@ -46,6 +47,8 @@ class Held:
     #: The program's ends of the pipes.  When we collect the output ourselves they stay open here until the run has
     #: ended, which init tells; else their closing would wake us once more, and earlier, for nothing.
     far_ends: list[int] = field(default_factory=list)
+    #: Of the leaf, which other threads may read while the one that steps the run is about to give it back.
+    leaf_lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
     def limits(self) -> dict[str, float]:
@@ -88,20 +91,25 @@ class Held:
         if run is not None:
             run.close()
 
-    def let_go(self) -> None:
-        """Close and remove everything of this run on our side; what is left of it in the box is killed."""
+    def let_go(self, *, ended: bool = False) -> None:
+        """Close and remove everything of this run on our side; what is left of it in the box is killed.
+
+        `ended`: nothing is left of it, so its leaf may serve another run.
+        """
         self.forget()
-        leaf, self.leaf = self.leaf, None
-        if leaf is not None:
-            self.box.leaves.give_back(leaf, keep=not self.last_of_box)
+        with self.leaf_lock:
+            leaf, self.leaf = self.leaf, None
+            if leaf is not None:
+                self.box.leaves.give_back(leaf, keep=ended and not self.last_of_box)
 
 
 def launch(box: Box, command: Command, *, last_of_box: bool) -> Held:
     """Start a program in a box; on any error nothing of it is left.  To be called with signals held back."""
-    _check_room(command, box)
+    request = box.limits if command.limits is None else filled(command.limits, box.limits)
+    _check_room(command, box, request)
     closed = [number for number in descriptors.STANDARD if not descriptors.is_open(number)]
     held = Held(box, command.bounds, dict(box.blueprint.enforcement), last_of_box)
-    launcher = _Launcher(held, command)
+    launcher = _Launcher(held, command, request)
     try:
         with descriptors.reserved() if closed else contextlib.nullcontext():
             launcher.limit()
@@ -128,7 +136,7 @@ def prepare(box: Box) -> None:
     with contextlib.suppress(SandboxError):
         group = cgroups.group_for(request)
         if group is not None and not group.lacks(request):
-            box.leaves.give_back(box.leaves.take(group, request))
+            box.leaves.make_ahead(group, request)
 
 
 def default_row(row: Enforcement) -> Enforcement:
@@ -139,8 +147,9 @@ def default_row(row: Enforcement) -> Enforcement:
 class _Launcher:
     """Collects the steps of one run, and the descriptors that go with them."""
 
-    def __init__(self, held: Held, command: Command) -> None:
+    def __init__(self, held: Held, command: Command, request: CgroupRequest | None) -> None:
         self.held = held
+        self.request = request
         self.command = command
         self.box = held.box
         self.steps: list[Step] = []
@@ -159,11 +168,8 @@ class _Launcher:
             args = (resource.RLIMIT_CPU, bounds.rlimit_cpu or 0, (bounds.rlimit_cpu or 0) + 1)
             steps.append(Step(Phase.LIMITS, Verb.SETRLIMIT, args, "cpu_time"))
         held.bounds = bounds
-        request = self.box.limits
-        if self.command.limits is not None:
-            request = filled(self.command.limits, self.box.limits)
-        if request is not None:
-            self._make_leaf(request)
+        if self.request is not None:
+            self._make_leaf(self.request)
         if bounds.cpu is not None and held.leaf is None:
             every = f"{bounds.look_interval * 1000:.0f} ms"
             held.enforcement["cpu_time"] = Enforcement(
@@ -192,7 +198,7 @@ class _Launcher:
             if degrade and (lacking := group.lacks(request)):
                 request = cgroups.without(request, lacking)
                 reason = "; ".join(f"not kept: {name}, which needs {need}" for name, need in lacking.items())
-                row = Enforcement(Level.PARTIAL, group.kind, reason)
+                row = Enforcement(Level.PARTIAL, row.mechanism, f"{reason}; {row.reason}" if row.reason else reason)
             held.leaf = self.box.leaves.take(group, request)
         except (UnsupportedError, SetupError) as error:
             if request.asked and not degrade:
@@ -220,8 +226,8 @@ class _Launcher:
                 self._add_rlimit(resource.RLIMIT_NPROC, request.pids + 1)
             else:
                 missing.append("pids")
-        if request.cpus is not None:
-            missing.append("cpus")
+        unwatched = ("memory_high", "cpus", "cpu_weight", "cpuset", "io")
+        missing += [name for name in unwatched if getattr(request, name) not in (None, ())]
         reason = f"not kept: {', '.join(missing)}; {why}" if missing else why
         level = Level.PARTIAL if kept else Level.NONE
         held.enforcement["CgroupLimits"] = Enforcement(level, "; ".join(kept) or "nothing", reason)
@@ -287,12 +293,11 @@ class _Launcher:
         self.steps.append(Step(Phase.EXEC, Verb.EXEC, (candidates, command.args, variables), "run"))
 
 
-def _check_room(command: Command, box: Box) -> None:
+def _check_room(command: Command, box: Box, request: CgroupRequest | None) -> None:
     """Refuse arguments and variables that do not fit well into the run's memory limit.
 
     While they are copied by execve(2) the child still shares init's memory, and an OOM kill would take both.
     """
-    request = command.limits if command.limits is not None else box.limits
     if request is None or request.memory is None or request.memory > _ROOM_FOR_ANY:
         return
     env = box.blueprint.environment if command.env is None else command.env

@@ -22,7 +22,7 @@ class lazy(Generic[T]):
 
     def __get__(self, instance: Any, owner: type[Any]) -> T:
         if instance is None:
-            return self  # type: ignore[return-value]
+            return self  # type: ignore[return-value]  # asked of the class: for help() and the like
         value = self._compute(instance)
         instance.__dict__[self._name] = value
         return value

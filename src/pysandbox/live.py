@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from typing_extensions import Self
 
@@ -15,11 +16,11 @@ _SUMMED = ("processes", "memory", "cpu_time", "io_read", "io_written", "throttle
 def total(readings: Iterable[Stats]) -> Stats:
     """Several runs' readings as one; a figure that one of them lacks is None."""
     readings = list(readings)
-    sums: dict[str, float | None] = {}
+    sums: dict[str, Any] = {}  # ints and floats, by the field
     for name in _SUMMED:
         values = [getattr(reading, name) for reading in readings]
         sums[name] = None if None in values else sum(values)
-    return Stats(time=time.monotonic(), **sums)  # type: ignore[arg-type]
+    return Stats(time=time.monotonic(), **sums)
 
 
 class Watch:

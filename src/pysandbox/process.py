@@ -85,13 +85,13 @@ class Popen(Generic[AnyStr]):
         self._poll = select.poll()
         self._watched: dict[int, str] = {}  # descriptor → "init", "stdin", "stdout", "stderr"
         self._watch(run.socket.fileno(), "init", select.POLLIN)
-        # What init had waited for before, where the tree is watched; None where another run's would be mixed in.
-        watched = self._held.leaf is None and self._held.bounds.cpu is not None and not others(self)
-        self._reaped_before = watch.reaped_by(box.pid) if watched else None
         self._samples: list[Stats] = []
         self._next_sample = started if command.sample_interval is not None else math.inf
-        self._load = HostLoad() if self._held.is_measured else None
         try:
+            # What init had waited for before, where the tree is watched; None where another run's would be mixed in.
+            watched = self._held.leaf is None and self._held.bounds.cpu is not None and not others(self)
+            self._reaped_before = watch.reaped_by(box.pid) if watched else None
+            self._load = HostLoad() if self._held.is_measured else None
             self._watch_leaf()
         except BaseException:
             self._held.let_go()
@@ -121,7 +121,8 @@ class Popen(Generic[AnyStr]):
         for name in list(held.pipes):
             os.set_blocking(held.pipes[name], True)
             buffering = -1 if by_line else bufsize
-            raw: Any = open(held.pipes[name], "wb" if name == "stdin" else "rb", buffering)  # noqa: SIM115
+            mode = "wb" if name == "stdin" else "rb"
+            raw: Any = open(held.pipes[name], mode, buffering)  # noqa: SIM115  # the handle's user closes it
             del held.pipes[name]
             if encoding is not None:
                 through = name == "stdin" and not by_line
@@ -196,7 +197,8 @@ class Popen(Generic[AnyStr]):
             # rounded up to milliseconds
             events = self._poll.poll(None if wait is None else min(wait, _LONGEST_POLL) * 1000)
         for fd, event in events:
-            self._see_to(self._watched[fd], fd, event)
+            if fd in self._watched:  # `on_pressure` is the caller's code, and may have waited for the run itself
+                self._see_to(self._watched[fd], fd, event)
             if self._held.run is None:
                 return
         if self._supervisor.watches:
@@ -243,28 +245,37 @@ class Popen(Generic[AnyStr]):
         """Read what the run uses now: memory, CPU time, processes, I/O; None for what nothing counts."""
         if self._held.run is None:
             raise SandboxError("the run has ended; its figures are in result.usage")
-        if self._held.leaf is not None:
-            return self._held.leaf.stats()
+        with self._held.leaf_lock:
+            if self._held.leaf is not None:
+                return self._held.leaf.stats()
         sample = watch.look(self._box.pid, self._others(self), None)
         return Stats(time=time.monotonic(), processes=sample.processes, memory=sample.memory, cpu_time=sample.cpu)
 
     def freeze(self, frozen: bool) -> None:
         """Stop every process of the run, or let them go on; the time in between counts against no limit."""
-        leaf = self._held.leaf
-        if leaf is None:
-            raise UnsupportedError("pause", need="a cgroup for the run", have=self._held.why_no_leaf())
-        if frozen:
-            self._supervisor.pause(time.monotonic())
-        leaf.freeze(frozen)
-        if not frozen:
-            self._supervisor.resume(time.monotonic())
+        with self._held.leaf_lock:
+            leaf = self._held.leaf
+            if leaf is None:
+                self._refuse_unless_ended("pause")
+                return
+            leaf.freeze(frozen)
+            if frozen:
+                self._supervisor.pause(time.monotonic())
+            else:
+                self._supervisor.resume(time.monotonic())
 
     def update(self, request: CgroupRequest) -> None:
         """Put other limits in force."""
-        leaf = self._held.leaf
-        if leaf is None:
-            raise UnsupportedError("update", need="a cgroup for the run", have=self._held.why_no_leaf())
-        leaf.update(request)
+        with self._held.leaf_lock:
+            if self._held.leaf is None:
+                self._refuse_unless_ended("update")
+            else:
+                self._held.leaf.update(request)
+
+    def _refuse_unless_ended(self, what: str) -> None:
+        """A run that has just ended has no cgroup any more, and that is no error."""
+        if self._held.run is not None:
+            raise UnsupportedError(what, need="a cgroup for the run", have=self._held.why_no_leaf())
 
     def _watch(self, fd: int, name: str, events: int) -> None:
         self._watched[fd] = name
@@ -321,7 +332,7 @@ class Popen(Generic[AnyStr]):
         except Exception as error:  # the run has ended all the same, and its end is to be told
             self._trouble = error
         finally:
-            self._held.let_go()
+            self._held.let_go(ended=not ending.lost)
         verdict, hit, evidence = supervisor.verdict(readings)
         usage = supervisor.usage(readings, self._setup_time, evidence)
         starved = supervisor.starved(readings, evidence)
@@ -531,9 +542,12 @@ class Popen(Generic[AnyStr]):
 
     def kill(self) -> None:
         """Kill the program and every process of its run."""
-        self.poll()
+        self.poll()  # a program that has ended already was not ended by this
+        self._kill("kill()")
+
+    def _kill(self, by: str) -> None:
         if self._held.run is not None:
-            self._carry_out(self._supervisor.stop(time.monotonic(), Verdict.KILLED, "kill()", at_once=True))
+            self._carry_out(self._supervisor.stop(time.monotonic(), Verdict.KILLED, by, at_once=True))
 
     def on_end(self, callback: Callable[[Popen[Any]], None]) -> None:
         """Call this when the run has ended and everything of it is gone."""
@@ -547,7 +561,8 @@ class Popen(Generic[AnyStr]):
             return
         with UNINTERRUPTED:  # for ten seconds at most: what cannot be killed takes its box along
             if self._result is None:
-                self.kill()
+                self._step(0, UNINTERRUPTED)
+                self._kill("close()")
                 while self._result is None and self._held.run is not None:  # no run: its end raised something
                     self._step(None, UNINTERRUPTED)
             for stream in (self.stdin, self.stdout, self.stderr):

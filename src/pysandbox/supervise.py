@@ -321,7 +321,11 @@ class Supervisor:
         if over_cpu:
             by_rlimit = self._killed_by_rlimit(returncode, self.cpu_time(readings))
             name = "SIGXCPU" if returncode == -signal.SIGXCPU else "SIGKILL"
-            limit = f"{name}, RLIMIT_CPU {self.bounds.rlimit_cpu} s" if by_rlimit else f"{self.bounds.cpu} s"
+            limit = (
+                f"{name}, as the kernel sends at RLIMIT_CPU {self.bounds.rlimit_cpu} s"
+                if by_rlimit
+                else f"{self.bounds.cpu} s"
+            )
             evidence["cpu_time_limit"] = limit
             return Verdict.CPU_TIME_EXCEEDED
         if self.truncated and not self.bounds.truncate:

@@ -39,9 +39,8 @@ def test_a_run_that_kills_its_keeper_takes_the_box_along() -> None:
         assert box.run(["true"]).verdict is Verdict.OK
 
 
+@pytest.mark.root  # an ordinary user's box has one id
 def test_a_keeper_of_another_id_cannot_be_killed() -> None:
-    if not features.is_privileged():
-        return  # an ordinary user's box has one id
     with Sandbox() as box, box.popen(["sleep", "100"]) as other:
         result = box.run([sys.executable, "-S", "-c", KILL_THE_PARENT], timeout=20)
         assert b"PermissionError" in (result.stderr or b"")

@@ -138,7 +138,7 @@ def test_memory_high_is_refused_where_the_kernel_has_it_not() -> None:
 def test_a_quota_of_a_fraction_of_a_cpu_stretches_the_run() -> None:
     slow = python(hog(0.2), CgroupLimits(cpus=0.25))
     assert slow.usage.wall_time > 0.45
-    assert float(str(slow.evidence["throttled"]).split()[0]) > 0.05
+    assert float(str(slow.evidence["throttled"]).split()[0]) > 0.05  # less, the more others want the CPU
     free = python(hog(0.2), CgroupLimits(pids=100))
     assert free.usage.wall_time < slow.usage.wall_time * PATIENCE
 
@@ -151,11 +151,11 @@ def test_a_cpuset_is_all_that_the_payload_may_run_on() -> None:
 
 
 @pytest.mark.cpuset
+@pytest.mark.skipif(len(BOTH_CPUS) < 2, reason="needs a second CPU to go to")
 def test_a_cpuset_cannot_be_left() -> None:
     code = "import os\ntry: os.sched_setaffinity(0, {1})\nexcept OSError as error: print(error.errno)"
-    if len(BOTH_CPUS) > 1:
-        assert python(code, CgroupLimits(cpuset=(0,))).stdout == b"22\n"
-        assert python(code, CgroupLimits(pids=100)).stdout == b""
+    assert python(code, CgroupLimits(cpuset=(0,))).stdout == b"22\n"
+    assert python(code, CgroupLimits(pids=100)).stdout == b""
 
 
 @pytest.mark.cpuset
@@ -185,6 +185,7 @@ def test_the_cpu_time_limit_is_overshot_by_ten_milliseconds_at_most(threads: int
         assert result.verdict is Verdict.CPU_TIME_EXCEEDED
         assert result.usage.cpu_time is not None
         overshoots.append(result.usage.cpu_time - 0.3)
+    # The best of three: on a machine that runs other tests too, we may not be let in to look in time.
     assert min(overshoots) <= 0.010 * PATIENCE, overshoots
 
 
@@ -451,3 +452,37 @@ def test_the_first_runs_leaf_is_made_ahead_and_used() -> None:
         with box.popen(["sleep", "60"], cpu_time=20):
             assert leaves() == ahead
     assert leaves() == set()
+
+
+def test_memory_cannot_be_hoarded_in_system_v_segments_beside_another_run_either() -> None:
+    code = """
+    import ctypes
+    libc = ctypes.CDLL(None)
+    libc.shmat.restype = ctypes.c_void_p
+    at = libc.shmat(libc.shmget(0, 40 << 20, 0o1600), None, 0)
+    ctypes.memset(at, 1, 40 << 20)
+    print(len(open("/proc/sysvipc/shm").readlines()))
+    """
+    with Sandbox(CgroupLimits(memory="96M", pids=8)) as box, box.popen(["sleep", "60"]):
+        for _ in range(3):
+            result = box.run([sys.executable, "-c", textwrap.dedent(code)])
+            assert result.stdout == b"2\n", result.stderr
+
+
+def test_every_limit_that_is_not_kept_without_a_cgroup_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "group_for", lambda request: None)
+    limits = CgroupLimits(memory="64M", memory_high="32M", cpus=0.5, cpu_weight=50, cpuset=(0,))
+    row = pysandbox.run(["true"], limits, degrade=True).enforcement["CgroupLimits"]
+    assert row.level is Level.PARTIAL
+    assert all(name in row.reason for name in ("memory_high", "cpus", "cpu_weight", "cpuset"))
+
+
+def test_a_leaf_of_a_run_that_was_let_go_serves_no_other() -> None:
+    with Sandbox(CgroupLimits(memory="64M")) as box:
+        process = box.popen(["sleep", "60"])
+        first = process._held.leaf
+        with pytest.warns(ResourceWarning):
+            process.__del__()
+        box._live.discard(process)
+        with box.popen(["sleep", "60"]) as second:
+            assert second._held.leaf is not first

@@ -16,6 +16,7 @@ from .base import Group, read_text, remove_directory, write_knob
 _lock = threading.Lock()
 _groups: dict[int, Group | None] = {}
 _numbers = itertools.count(1)
+_swept: set[str] = set()  # folders that callers have named, once each
 
 
 def _after_fork() -> None:
@@ -165,8 +166,9 @@ def group_for(request: CgroupRequest) -> Group | None:
     if group is None:
         return None
     below = group.below(request.parent)
-    for folder in below.folders():
+    for folder in set(below.folders()) - _swept:
         _sweep(folder)
+        _swept.add(folder)
     return below
 
 

@@ -27,6 +27,12 @@ class Leaves:
                     return self._free.pop(index)
         return group.create(fresh_name(), request)
 
+    def make_ahead(self, group: Group, request: CgroupRequest) -> None:
+        """Make a leaf that the first run with these limits will take."""
+        leaf = group.create(fresh_name(), request)
+        with self._lock:
+            self._free.append(leaf)
+
     def give_back(self, leaf: Leaf, *, keep: bool = True) -> None:
         """Take a leaf whose run has ended; it is kept only if nothing of the run shows in it."""
         if keep and leaf.reset():

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import select
+import threading
 import time
 
 from ..descriptors import open_above
@@ -64,6 +65,7 @@ class Leaf(base.Leaf):
         self._name = name
         self._paths: dict[str, str] = {}  # controller → our folder
         self._fds: dict[tuple[str, str], int] = {}
+        self._opening = threading.Lock()  # `Sandbox.stats` reads beside the thread that waits for the run
         self._refused: int | None = None  # forks, before we forbade them all
         self._spent = False  # changed in a way that no reset takes back
 
@@ -169,9 +171,10 @@ class Leaf(base.Leaf):
 
     def _fd(self, controller: str, name: str, flags: int) -> int:
         key = (controller, name)
-        if key not in self._fds:
-            self._fds[key] = open_above(f"{self._paths[controller]}/{name}", flags)
-        return self._fds[key]
+        with self._opening:
+            if key not in self._fds:
+                self._fds[key] = open_above(f"{self._paths[controller]}/{name}", flags)
+            return self._fds[key]
 
     def _read(self, controller: str, name: str) -> bytes | None:
         if controller not in self._paths:

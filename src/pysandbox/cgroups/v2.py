@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import threading
 import time
 
 from ..descriptors import open_above
@@ -38,6 +39,7 @@ class Leaf(base.Leaf):
         self._path = path
         self._attach: int | None = None
         self._stat: int | None = None
+        self._opening = threading.Lock()  # `Sandbox.stats` reads beside the thread that waits for the run
         self._pressure: int | None = None
         self._refused: int | None = None  # forks, before we forbade them all
 
@@ -100,8 +102,9 @@ class Leaf(base.Leaf):
 
     def cpu_time(self) -> float | None:
         # cpu.stat has the times also where the cpu controller is not enabled
-        if self._stat is None:
-            self._stat = open_above(self._path + "/cpu.stat", os.O_RDONLY)
+        with self._opening:
+            if self._stat is None:
+                self._stat = open_above(self._path + "/cpu.stat", os.O_RDONLY)
         first = os.pread(self._stat, 64, 0).split(b"\n")[0]
         return int(first.split()[1]) / 1e6 if first.startswith(b"usage_usec ") else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 from .. import units
 from ..errors import ConfigError
@@ -150,16 +150,6 @@ class CgroupLimits(Layer):
     @property
     def looks_at_host(self) -> bool:
         return bool(self.io)
-
-    def filled(self, memory: int | None, pids: int | None) -> CgroupLimits:
-        """The same, with bounds on memory and processes where it has none of its own."""
-        if memory is not None and self.memory_high is not None:
-            memory = max(memory, int(self.memory_high))
-        return replace(
-            self,
-            memory=memory if self.memory is None else self.memory,
-            pids=pids if self.pids is None else self.pids,
-        )
 
     def request(self, *, asked: bool = True) -> CgroupRequest:
         """The limits as the parent side wants them."""

@@ -141,16 +141,11 @@ static void account(struct pb_reply *report, const struct rusage *used)
 /* Nanoseconds that a process's first thread has waited for a CPU: "RUNNING WAITED SLICES" (sched-stats.rst). */
 static uint64_t waited_for_cpu(const struct state *s, int pid)
 {
-    char path[32], text[128];
+    char path[24 + sizeof "/schedstat"], text[128];
     int proc = s->context.box_proc >= 0 ? s->context.box_proc : s->is_pid1 ? -1 : s->context.host_proc;
-    size_t n = 0, digits = 0;
-    for (int left = pid; left; left /= 10)
-        digits++;
-    for (n = digits; n; pid /= 10)
-        path[--n] = (char)('0' + pid % 10);
-    const char *rest = "/schedstat";
-    for (n = 0; n <= sizeof "/schedstat" - 1; n++)
-        path[digits + n] = rest[n];
+    size_t digits = pb_number((uint64_t)pid, path, 10);
+    for (size_t n = 0; n < sizeof "/schedstat"; n++)
+        path[digits + n] = "/schedstat"[n];
     long fd = proc < 0 ? -ENOENT : sys_openat(proc, path, O_RDONLY | O_CLOEXEC, 0);
     if (fd < 0)
         return ~0ull;
@@ -207,17 +202,23 @@ static bool reap(struct state *s)
     }
 }
 
+static bool is_dead(int pid) { return sys_kill(pid, 0) == -ESRCH; }
+
 /* Removes the System V objects that a run has left (sysvipc(7)): nobody's memory limit counts them any more.  The *_STAT
- * calls take an index into the kernel's table, and *_INFO gives the highest one. */
-static void remove_ipc(void)
+ * calls take an index into the kernel's table, and *_INFO gives the highest one.  Beside other runs, which may use them,
+ * only memory goes that nobody has attached and whose maker is dead, as with kernel.shm_rmid_forced. */
+static void remove_ipc(bool alone)
 {
     char buffer[256] __attribute__((aligned(8))); /* larger than any of struct shmid64_ds, semid64_ds, msqid64_ds, *info */
+    const struct shmid64_ds *segment = (const struct shmid64_ds *)buffer;
     long highest = SYS3(__NR_shmctl, 0, PB_SHM_INFO, buffer);
     for (long i = 0; i <= highest; i++) {
         long id = SYS3(__NR_shmctl, i, PB_SHM_STAT, buffer);
-        if (id >= 0)
+        if (id >= 0 && (alone || (segment->shm_nattch == 0 && is_dead(segment->shm_cpid))))
             SYS3(__NR_shmctl, id, PB_IPC_RMID, 0);
     }
+    if (!alone)
+        return;
     highest = SYS4(__NR_semctl, 0, 0, PB_SEM_INFO, buffer);
     for (long i = 0; i <= highest; i++) {
         long id = SYS4(__NR_semctl, i, 0, PB_SEM_STAT, buffer);
@@ -272,8 +273,8 @@ static void settle(struct state *s)
     }
     if (left || run->program)
         return;
-    if (s->context.own_ipc && s->n_keepers == 0 && !s->is_keeper)
-        remove_ipc(); /* no other run is on that could use them */
+    if (s->context.own_ipc)
+        remove_ipc(s->n_keepers == 0 && !s->is_keeper);
     run->report.kind = PB_ENDED;
     run->report.wall_ns = sys_monotonic_ns() - run->started;
     pb_send_reply(run->socket, &run->report, -1);

@@ -23,18 +23,6 @@ static long set_attributes(int fd, uint64_t attributes, bool recursive)
     return SYS5(__NR_mount_setattr, fd, "", AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0), &attr, sizeof attr);
 }
 
-static void decimal(uint64_t value, char *to, unsigned base)
-{
-    char digits[24];
-    int n = 0;
-    do
-        digits[n++] = (char)('0' + value % base);
-    while (value /= base);
-    while (n)
-        *to++ = digits[--n];
-    *to = 0;
-}
-
 static long fs_set(long fs, const char *key, const char *value)
 {
     return SYS5(__NR_fsconfig, fs, FSCONFIG_SET_STRING, key, value, 0);
@@ -43,7 +31,7 @@ static long fs_set(long fs, const char *key, const char *value)
 static long fs_set_number(long fs, const char *key, uint64_t value, unsigned base)
 {
     char text[24];
-    decimal(value, text, base);
+    pb_number(value, text, base);
     return fs_set(fs, key, text);
 }
 

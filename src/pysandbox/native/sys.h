@@ -28,6 +28,8 @@
 #include <linux/time_types.h>
 #include <linux/uio.h>
 #include <asm/stat.h>
+#include <asm/ipcbuf.h>
+#include <asm/shmbuf.h>
 
 /* Kernel headers older than the call: Debian 11's lack mount_setattr (Linux 5.12). */
 #ifndef __NR_mount_setattr
@@ -224,6 +226,21 @@ static inline uint64_t sys_monotonic_ns(void)
     struct __kernel_timespec now = {0};
     SYS2(__NR_clock_gettime, 1 /* CLOCK_MONOTONIC */, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* A number as text; `to` has room for 24 characters. */
+static inline size_t pb_number(uint64_t value, char *to, unsigned base)
+{
+    char digits[24];
+    size_t n = 0, length;
+    do
+        digits[n++] = (char)('0' + value % base);
+    while (value /= base);
+    length = n;
+    while (n)
+        *to++ = digits[--n];
+    *to = 0;
+    return length;
 }
 
 static inline size_t pb_strlen(const char *s)

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from . import descriptors, features
 from ._native import lib
@@ -88,8 +88,7 @@ def _init_image() -> int:
         return _image
 
 
-@dataclass
-class Reply:
+class Reply(NamedTuple):
     """One message of init's (struct pb_reply)."""
 
     kind: int
@@ -136,6 +135,7 @@ class Box:
     def __init__(self, blueprint: Blueprint) -> None:
         self.blueprint = blueprint
         self.payload_ids: tuple[int, int] = (os.geteuid(), os.getegid())  # host ids that the payload has
+        self.has_other_ids = False  # than ours
         self.leaves = Leaves()
         self.limits = blueprint.cgroup  # of runs to come; `Sandbox.update` changes them
         self.null = -1  # /dev/null, for the streams of runs that go there
@@ -212,6 +212,7 @@ class Box:
         self._write_map("uid_map", _two_ids(ids.uid, first))
         self._write_map("gid_map", _two_ids(ids.gid, first))
         self.payload_ids = (first + (ids.uid != 0), first + (ids.gid != 0))
+        self.has_other_ids = True
 
     def _write_map(self, name: str, content: str) -> None:
         try:
@@ -308,7 +309,7 @@ class Box:
             for fd in fds:
                 os.close(fd)
             raise _setup_error(errno.EPIPE, "init", "reply", {"ended": not self.is_alive()})
-        return Reply(*REPLY.unpack(data)), fds[0] if fds else -1
+        return Reply._make(REPLY.unpack(data)), fds[0] if fds else -1
 
     def _give_up(self, step: str, patience: float) -> NoReturn:
         """A box whose init does not answer is of no more use, and ended."""
@@ -367,7 +368,7 @@ class Box:
                 break  # init is gone
         if len(data) != REPLY.size:
             raise SandboxError("the box has ended")
-        return Reply(*REPLY.unpack(data))
+        return Reply._make(REPLY.unpack(data))
 
     def open_file(self, path: str, flags: int, mode: int) -> io.FileIO:
         """Open a regular file inside, with the box's rights; no symlink is followed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import locale
 import os
 import subprocess
@@ -139,6 +140,36 @@ def check_command(
         sample_interval=None if sample_interval is None else units.seconds(sample_interval, "sample_interval"),
         on_pressure=on_pressure,
     )
+
+
+#: options whose value alone says whether they are right: no descriptor, nothing of the locale's, nothing large
+_LASTING = frozenset(
+    {
+        *("stdin", "stdout", "stderr", "cwd", "encoding", "bufsize", "timeout", "cpu_time", "grace", "idle_time"),
+        *("extra_time", "max_output", "truncate_output", "sample_interval"),
+    }
+)
+_PLAIN = frozenset({int, float, str, bool, type(None)})
+_STREAMS = ("stdin", "stdout", "stderr")
+_SHORT = 4096  # characters of a command that is worth remembering
+
+
+def recall_command(args: Sequence[units.StrPath], options: dict[str, Any]) -> Command:
+    """`check_command`, which remembers: who runs a program over and over need not have the same words checked again."""
+    plain = (
+        type(args) in (list, tuple)
+        and set(map(type, args)) == {str}
+        and sum(map(len, args)) < _SHORT  # type: ignore[arg-type]  # all of them are str
+        and options.keys() <= _LASTING
+        and _PLAIN.issuperset(map(type, options.values()))
+        and not any(type(options.get(name)) is int and options[name] >= 0 for name in _STREAMS if name in options)
+    )
+    return _check_and_keep(tuple(args), **options) if plain else check_command(args, **options)
+
+
+@functools.lru_cache(maxsize=64, typed=True)  # typed: True is no number of seconds, and 1 no flag
+def _check_and_keep(args: tuple[str, ...], **options: Any) -> Command:
+    return check_command(args, **options)
 
 
 def _check_open(fd: int, what: str) -> None:

@@ -23,14 +23,14 @@ from .errors import (
     SetupError,
     UnsupportedError,
 )
-from .plan import CgroupRequest, Phase, Step, Verb, filled
+from .plan import CgroupRequest, Phase, Plan, Step, Verb, filled
 from .result import Enforcement, Level
 from .supervise import Bounds
 
 #: four times what execve(2) takes at most (a quarter of the largest RLIMIT_STACK that it heeds, 6 MiB)
 _ROOM_FOR_ANY = 24 << 20
 _LIMITS = ("memory", "memory_high", "swap", "cpus", "pids")
-_UNSHARE_CGROUP = Step(Phase.CGROUP_NAMESPACE, Verb.UNSHARE_CGROUP, (), "Namespaces")
+_KEPT_PLAN, _KEPT_PLANS = 1 << 16, 32  # bytes of a run's plan that is kept for the next such run, and how many are
 
 
 @dataclass
@@ -114,8 +114,7 @@ def launch(box: Box, command: Command, *, last_of_box: bool) -> Held:
         with descriptors.reserved() if closed else contextlib.nullcontext():
             launcher.limit()
             launcher.arrange_streams(closed)
-            launcher.add_program()
-            plan = box.blueprint.run_plan(launcher.steps)
+            plan = launcher.plan()
             held.run = box.start_run(
                 plan, launcher.fds, last=last_of_box, measure=held.is_measured, patience=held.bounds.wall
             )
@@ -139,34 +138,31 @@ def prepare(box: Box) -> None:
             box.leaves.make_ahead(group, request)
 
 
-def default_row(row: Enforcement) -> Enforcement:
-    """The row for bounds that nobody asked for, where an rlimit bounds the processes."""
-    return replace(row, mechanism=f"memory: {row.mechanism}; processes: RLIMIT_NPROC, refusals not counted")
-
-
 class _Launcher:
-    """Collects the steps of one run, and the descriptors that go with them."""
+    """Collects what one run needs of its own, and the descriptors that go with it."""
 
     def __init__(self, held: Held, command: Command, request: CgroupRequest | None) -> None:
         self.held = held
         self.request = request
         self.command = command
         self.box = held.box
-        self.steps: list[Step] = []
         self.fds: list[int] = []
+        self.cgroups = 0  # the first of them, which the child joins
+        self.numbers: list[int] = []  # the rest of them, by what they are to be in the child
+        self.rlimits: list[tuple[str, int, int, int]] = []  # layer, resource, soft, hard
 
     def limit(self) -> None:
         """Make the run's cgroup, or put the watch in its place where that is allowed."""
-        held, blueprint, steps = self.held, self.box.blueprint, self.steps
-        bounds, rlimits = held.bounds, blueprint.rlimits
+        held = self.held
+        bounds, rlimits = held.bounds, self.box.blueprint.rlimits
         cpu, fsize = rlimits.get(resource.RLIMIT_CPU), rlimits.get(resource.RLIMIT_FSIZE)
         if cpu is not None or fsize is not None:
             bounds = replace(bounds, rlimit_cpu=cpu, rlimit_fsize=fsize)
         if bounds.cpu is not None and bounds.rlimit_cpu is None:
             # A net below the watch: whole seconds, of each process.
             bounds = replace(bounds, rlimit_cpu=math.ceil(bounds.cpu) + 1)
-            args = (resource.RLIMIT_CPU, bounds.rlimit_cpu or 0, (bounds.rlimit_cpu or 0) + 1)
-            steps.append(Step(Phase.LIMITS, Verb.SETRLIMIT, args, "cpu_time"))
+            soft = bounds.rlimit_cpu or 0
+            self.rlimits.append(("cpu_time", resource.RLIMIT_CPU, soft, soft + 1))
         held.bounds = bounds
         if self.request is not None:
             self._make_leaf(self.request)
@@ -194,7 +190,7 @@ class _Launcher:
                     remedy="run as root, or in a delegated scope (systemd-run --user --scope -p Delegate=yes ...) and "
                     "call pysandbox.vacate_cgroup() first, or accept watching instead: Sandbox(..., degrade=True)",
                 )
-            row = group.enforcement
+            row = group.default_enforcement if request.pids_by_rlimit else group.enforcement
             if degrade and (lacking := group.lacks(request)):
                 request = cgroups.without(request, lacking)
                 reason = "; ".join(f"not kept: {name}, which needs {need}" for name, need in lacking.items())
@@ -206,12 +202,9 @@ class _Launcher:
             why = error.have if isinstance(error, UnsupportedError) else str(error)
             self._watch_instead(request, why)
             return
-        for fd in held.leaf.attach_fds():
-            self.fds.append(fd)
-            self.steps.append(Step(Phase.CGROUP, Verb.CGROUP_ATTACH, (len(self.fds),), "CgroupLimits"))
-        if "cgroup" in self.box.blueprint.facts.namespaces:
-            self.steps.append(_UNSHARE_CGROUP)
-        held.enforcement["CgroupLimits"] = row if not request.pids_by_rlimit else default_row(row)
+        self.fds += held.leaf.attach_fds()
+        self.cgroups = len(self.fds)
+        held.enforcement["CgroupLimits"] = row
 
     def _watch_instead(self, request: CgroupRequest, why: str) -> None:
         held, namespaces = self.held, self.box.blueprint.facts.namespaces
@@ -237,7 +230,7 @@ class _Launcher:
         """Limit, unless the layers do so more tightly (and would not let it be raised)."""
         own = self.box.blueprint.rlimits.get(kind)
         if own is None or own > value:
-            self.steps.append(Step(Phase.LIMITS, Verb.SETRLIMIT, (kind, value, value), "CgroupLimits"))
+            self.rlimits.append(("CgroupLimits", kind, value, value))
 
     def arrange_streams(self, closed: list[int]) -> None:
         """Add the program's descriptors; `closed` are those of the caller's standard ones that are not there."""
@@ -267,21 +260,40 @@ class _Launcher:
         self.held.far_ends.append(fd)
         # Ours never block: the payload can take back from a pipe what poll(2) has just announced.
         os.set_blocking(self.held.pipes[name], False)
-        uid, gid = self.box.payload_ids
-        if uid != os.geteuid():
-            os.fchown(fd, uid, gid)  # or opening /dev/stdout inside would be refused
+        if self.box.has_other_ids:
+            os.fchown(fd, *self.box.payload_ids)  # or opening /dev/stdout inside would be refused
         return fd
 
     def _give(self, fd: int, number: int) -> None:
         self.fds.append(fd)
-        self.steps.append(Step(Phase.FILES, Verb.STDIO, (len(self.fds), number), "stdio"))
+        self.numbers.append(number)
 
-    def add_program(self) -> None:
-        """Add where it starts and what it is."""
+    def plan(self) -> Plan:
+        """The plan of the run; of the last few, those that are the same are made once."""
+        command, blueprint = self.command, self.box.blueprint
+        key = (command.args, command.cwd, command.env, self.cgroups, *self.numbers, *self.rlimits)
+        plan = blueprint.recent_plans.get(key)
+        if plan is None:
+            plan = blueprint.run_plan(self._steps())
+            if len(plan.encoded) <= _KEPT_PLAN:
+                if len(blueprint.recent_plans) >= _KEPT_PLANS:
+                    blueprint.recent_plans.clear()
+                blueprint.recent_plans[key] = plan
+        return plan
+
+    def _steps(self) -> list[Step]:
+        """Everything that the layers do not say: its cgroup, its limits, its descriptors, its program."""
         blueprint, command = self.box.blueprint, self.command
-        env = blueprint.environment if command.env is None else command.env
+        steps = [Step(Phase.CGROUP, Verb.CGROUP_ATTACH, (at + 1,), "CgroupLimits") for at in range(self.cgroups)]
+        if self.cgroups and "cgroup" in blueprint.facts.namespaces:
+            steps.append(Step(Phase.CGROUP_NAMESPACE, Verb.UNSHARE_CGROUP, (), "Namespaces"))
+        for layer, *limit in self.rlimits:
+            steps.append(Step(Phase.LIMITS, Verb.SETRLIMIT, tuple(limit), layer))
+        for at, number in enumerate(self.numbers, start=self.cgroups + 1):
+            steps.append(Step(Phase.FILES, Verb.STDIO, (at, number), "stdio"))
         directory = os.path.join(blueprint.facts.workdir, command.cwd or "")
-        self.steps.append(Step(Phase.DIRECTORY, Verb.CHDIR, (directory.rstrip("/") or "/",), "run"))
+        steps.append(Step(Phase.DIRECTORY, Verb.CHDIR, (directory.rstrip("/") or "/",), "run"))
+        env = blueprint.environment if command.env is None else command.env
         program = command.args[0]
         candidates: tuple[str, ...]
         if "/" in program:
@@ -290,7 +302,8 @@ class _Launcher:
             folders = dict(env).get("PATH") or os.defpath
             candidates = tuple(os.path.join(folder or ".", program) for folder in folders.split(":"))
         variables = tuple(f"{name}={value}" for name, value in env)
-        self.steps.append(Step(Phase.EXEC, Verb.EXEC, (candidates, command.args, variables), "run"))
+        steps.append(Step(Phase.EXEC, Verb.EXEC, (candidates, command.args, variables), "run"))
+        return steps
 
 
 def _check_room(command: Command, box: Box, request: CgroupRequest | None) -> None:

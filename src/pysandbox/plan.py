@@ -138,13 +138,14 @@ KINDS: dict[Verb, tuple[str, ...]] = {
 }
 
 _LETTERS = {verb: "".join(kind[0] for kind in kinds) for verb, kinds in KINDS.items()}
-_WITH_STRINGS = frozenset(verb for verb, letters in _LETTERS.items() if set(letters) & set("sbl"))
 
 Argument = int | str | bytes | tuple[str, ...]
 
 _IN_OCTAL = frozenset({"mode", "mask"})
 _IN_HEX = frozenset({"attributes", "keep"})
 
+
+_MANY, _LONG = 20, 300  # words of a list and characters of a word, of which an error shows no more
 
 _STEP = struct.Struct("=HHI6Q")
 _ALL_BITS = 0xFFFFFFFFFFFFFFFF
@@ -179,8 +180,11 @@ class Step:
                 shown[name] = f"<{len(value)} bytes>"
             elif name == "env" and isinstance(value, tuple):
                 shown[name] = f"<{len(value)} variables>"  # may hold what a log must not
+            elif isinstance(value, tuple):
+                more = (f"<{len(value) - _MANY} more>",) if len(value) > _MANY else ()
+                shown[name] = (*map(_shortened, value[:_MANY]), *more)
             else:
-                shown[name] = value
+                shown[name] = _shortened(value) if isinstance(value, str) else value
         return shown
 
     def __str__(self) -> str:
@@ -203,24 +207,19 @@ class Plan:
         data: list[bytes] = []
         at = 0
         for step in self.steps:
-            packed = step.__dict__.get("packed")
-            if packed is None:
-                numbers: list[int] = []
-                kinds = _LETTERS[step.verb]
-                if len(step.args) != len(kinds):
-                    raise ValueError(f"{step.name} takes {len(kinds)} arguments, not {len(step.args)}")
-                for kind, value in zip(kinds, step.args, strict=True):
-                    if isinstance(value, int):
-                        numbers.append(value & _ALL_BITS)
-                        continue
-                    raw = _raw(kind, value)
-                    numbers.append(at | len(raw) << 32)
-                    data.append(raw)
-                    at += len(raw)
-                packed = _STEP.pack(step.verb, 0, step.fault, *numbers, *_PADS[len(numbers)])
-                if step.verb not in _WITH_STRINGS:
-                    step.__dict__["packed"] = packed  # the layers' steps serve many runs
-            head.append(packed)
+            numbers: list[int] = []
+            kinds = _LETTERS[step.verb]
+            if len(step.args) != len(kinds):
+                raise ValueError(f"{step.name} takes {len(kinds)} arguments, not {len(step.args)}")
+            for kind, value in zip(kinds, step.args, strict=True):
+                if isinstance(value, int):
+                    numbers.append(value & _ALL_BITS)
+                    continue
+                raw = _raw(kind, value)
+                numbers.append(at | len(raw) << 32)
+                data.append(raw)
+                at += len(raw)
+            head.append(_STEP.pack(step.verb, 0, step.fault, *numbers, *_PADS[len(numbers)]))
         return b"".join(head + data)
 
     def __iter__(self) -> Iterator[Step]:
@@ -229,6 +228,10 @@ class Plan:
     def __str__(self) -> str:
         width = max((len(step.layer) for step in self.steps), default=0)
         return "\n".join(f"  {step.layer:<{width}}  {step}" for step in self.steps)
+
+
+def _shortened(word: str) -> str:
+    return word if len(word) <= _LONG else f"{word[:_LONG]}<{len(word) - _LONG} more>"
 
 
 def _raw(kind: str, value: str | bytes | tuple[str, ...]) -> bytes:
@@ -320,6 +323,7 @@ class Blueprint:
     init_capabilities: int = 0  #: of init in a user namespace of its own, as the kernel's bits
     rlimits: dict[int, int] = field(default_factory=dict)  #: soft limits that the layers set, by the kernel's number
     next_tree: int = 0
+    recent_plans: dict[tuple[object, ...], Plan] = field(default_factory=dict)  #: of runs, by what made them differ
 
     def add(self, layer: str, phase: Phase, verb: Verb, *args: Argument) -> None:
         """Contribute a step; the phase says whether to the box or to each run."""

@@ -74,6 +74,7 @@ class Popen(Generic[AnyStr]):
         self._on_end: list[Callable[[Popen[Any]], None]] = []
         self._trouble: Exception | None = None  # raised to the caller once everything is in order
         self._feed: memoryview | None = None
+        self._quiet = False  # poll(2) has just found one thing alone
         self._collected: dict[str, bytearray] = {}
         self._held: Held = launch(box, command, last_of_box=last_of_box)
         run = self._held.run
@@ -196,6 +197,7 @@ class Popen(Generic[AnyStr]):
         with waiting:
             # rounded up to milliseconds
             events = self._poll.poll(None if wait is None else min(wait, _LONGEST_POLL) * 1000)
+        self._quiet = len(events) == 1
         for fd, event in events:
             if fd in self._watched:  # `on_pressure` is the caller's code, and may have waited for the run itself
                 self._see_to(self._watched[fd], fd, event)
@@ -295,7 +297,7 @@ class Popen(Generic[AnyStr]):
             return
         now = time.monotonic()
         if len(data) == REPLY.size:
-            reply = Reply(*REPLY.unpack(data))
+            reply = Reply._make(REPLY.unpack(data))
             if reply.kind != ENDED:
                 return
             ending = Ending(
@@ -359,8 +361,12 @@ class Popen(Generic[AnyStr]):
     def _drain(self) -> None:
         """Take what the pipes still hold: all that this run wrote is in them.
 
-        Another run may have got hold of such a pipe, keep it open and write on, so no more is taken than one holds.
+        Init's report comes when every process of the run is dead, and poll(2) looks at its socket first: where it found
+        the report and nothing else, the pipes are empty.  Another run may have got hold of such a pipe, keep it open
+        and write on, so no more is taken than one holds.
         """
+        if self._quiet:
+            return
         pipes = self._held.pipes
         left = {name: fcntl.fcntl(pipes[name], fcntl.F_GETPIPE_SZ) for name in self._collected if name in pipes}
         while left:

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import IO, Any, Literal, TypedDict, overload
 
@@ -17,12 +18,12 @@ from typing_extensions import Self, Unpack
 
 from . import cgroups, units
 from .box import Box
-from .command import Command, check_command
+from .command import PIPE, Command, check_command, recall_command
 from .compose import DEFAULT, Base, check_base, check_given, compose
 from .errors import ConfigError, SandboxError, UnsupportedError
 from .gate import Gate
 from .interrupts import UNINTERRUPTED
-from .launch import default_row, prepare
+from .launch import prepare
 from .layers import CgroupLimits
 from .live import Watch, total
 from .plan import Blueprint, CgroupRequest, filled
@@ -462,18 +463,21 @@ def checked(args: Sequence[units.StrPath], options: dict[str, Any]) -> Command:
         if name not in _OPTIONS:
             raise TypeError(f"unexpected keyword argument {name!r}")
     limits = options.pop("limits", None)
-    request = None
-    if limits is not None:
-        if not isinstance(limits, CgroupLimits):
-            raise ConfigError(f"limits must be CgroupLimits, not {limits!r}")
-        request = limits.request()
-    return check_command(args, limits=request, **options)
+    if limits is not None and not isinstance(limits, CgroupLimits):
+        raise ConfigError(f"limits must be CgroupLimits, not {limits!r}")
+    # What differs from run to run where all else is the same, in a judge's for instance.
+    more: dict[str, Any] = {} if limits is None else {"limits": limits.request()}
+    if type(options.get("input")) is bytes and not options.keys() & {"stdin", "text", "encoding", "errors"}:
+        more["input"] = options.pop("input")
+        options["stdin"] = PIPE
+    command = recall_command(args, options)
+    return replace(command, **more) if more else command
 
 
 def _limits_row(request: CgroupRequest) -> Enforcement:
     group = cgroups.own_group()
     if group is not None:
-        return default_row(group.enforcement) if request.pids_by_rlimit else group.enforcement
+        return group.default_enforcement if request.pids_by_rlimit else group.enforcement
     return Enforcement(Level.PARTIAL, "watching and rlimits", cgroups.why_not())
 
 

@@ -10,6 +10,7 @@ import enum
 import os
 import signal
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .cgroups import Readings
 from .result import Usage, Verdict
@@ -19,6 +20,13 @@ PATIENCE = 10.0  # seconds that a killed tree may take to be gone
 _SAMPLED = 0.8  # how much of a time that the kernel has sampled was surely used
 _SHORTEST_LOOK = 0.001  # seconds between two readings of a CPU counter
 _PROGRESS = 0.001  # seconds of CPU time that count as having done something
+_REAPED = "rusage of the processes reaped"
+_LIMIT_OF = {
+    Verdict.CPU_TIME_EXCEEDED: "cpu_time",
+    Verdict.WALL_TIME_EXCEEDED: "wall_time",
+    Verdict.MEMORY_EXCEEDED: "memory",
+    Verdict.OUTPUT_EXCEEDED: "output",
+}
 
 
 class Order(enum.Enum):
@@ -56,8 +64,7 @@ class OwnKill:
     limit: str = ""  #: the name in `limits_hit`, where it is not the verdict's own
 
 
-@dataclass(frozen=True)
-class Ending:
+class Ending(NamedTuple):
     """How the program ended, as init (and so the kernel) reported it; `status` is a wait status."""
 
     status: int
@@ -293,15 +300,9 @@ class Supervisor:
         if over_cpu:
             hit.add("cpu_time")
         verdict = self._cause(readings, returncode, over_cpu, evidence)
-        named = {
-            Verdict.CPU_TIME_EXCEEDED: "cpu_time",
-            Verdict.WALL_TIME_EXCEEDED: "wall_time",
-            Verdict.MEMORY_EXCEEDED: "memory",
-            Verdict.OUTPUT_EXCEEDED: "output",
-        }
-        if verdict in named:
+        if verdict is not Verdict.OK and verdict in _LIMIT_OF:
             own = self.ledger.limit if self.ledger is not None else ""
-            hit.add("file_size" if "file_size" in evidence else own or named[verdict])
+            hit.add("file_size" if "file_size" in evidence else own or _LIMIT_OF[verdict])
         return verdict, frozenset(hit), evidence
 
     def _cause(self, readings: Readings, returncode: int, over_cpu: bool, evidence: dict[str, object]) -> Verdict:
@@ -367,37 +368,39 @@ class Supervisor:
 
     def usage(self, readings: Readings, setup_time: float, evidence: dict[str, object]) -> Usage:
         """The figures; adds each one's source to the evidence."""
-        assert self.ending is not None
+        ending, sources = self.ending, readings.sources
+        assert ending is not None
+        cpu_time = self.cpu_time(readings)
+        evidence["cpu_time"] = _REAPED if readings.cpu_time is None else sources["cpu_time"]
         user, system = readings.cpu_user, readings.cpu_system
-        sources = dict(readings.sources)
-        if readings.cpu_time is None:
-            sources["cpu_time"] = "rusage of the processes reaped"
         if user is None or system is None:
-            user, system = self.ending.user, self.ending.system
-            sources["cpu_user"] = sources["cpu_system"] = "rusage of the processes reaped"
+            user, system = ending.user, ending.system
+            evidence["cpu_user"] = evidence["cpu_system"] = _REAPED
+        else:
+            evidence["cpu_user"], evidence["cpu_system"] = sources["cpu_user"], sources["cpu_system"]
         peak = readings.memory_peak
         if peak is None:
-            peak = max(self.ending.max_rss, self.memory_seen)
-            sources["memory_peak"] = "the largest of: ru_maxrss of one process, the watched sum"
+            peak = max(ending.max_rss, self.memory_seen)
+            evidence["memory_peak"] = "the largest of: ru_maxrss of one process, the watched sum"
+        else:
+            evidence["memory_peak"] = sources["memory_peak"]
         processes = readings.processes_peak
-        if processes is None and self.processes_seen:
+        if processes is not None:
+            evidence["processes_peak"] = sources["processes_peak"]
+        elif self.processes_seen:
             processes = self.processes_seen
-            sources["processes_peak"] = "the watch"
+            evidence["processes_peak"] = "the watch"
         read, written = readings.io_read, readings.io_written
         if read is None or written is None:
-            read, written = self.ending.io_read, self.ending.io_written
-            sources["io_read"] = sources["io_written"] = "ru_inblock and ru_oublock of the processes reaped"
-        sources["voluntary_switches"] = sources["involuntary_switches"] = "rusage of the processes reaped"
-        figures: dict[str, float | None] = {"cpu_time": self.cpu_time(readings), "cpu_user": user, "cpu_system": system}
-        figures |= {"memory_peak": peak, "processes_peak": processes, "io_read": read, "io_written": written}
-        figures |= {"voluntary_switches": self.ending.voluntary, "involuntary_switches": self.ending.involuntary}
-        for name, figure in figures.items():
-            if figure is not None and name in sources:
-                evidence[name] = sources[name]
-        evidence["wall_time"] = "CLOCK_MONOTONIC, by init" if self.ending.wall is not None else "CLOCK_MONOTONIC"
+            read, written = ending.io_read, ending.io_written
+            evidence["io_read"] = evidence["io_written"] = "ru_inblock and ru_oublock of the processes reaped"
+        else:
+            evidence["io_read"], evidence["io_written"] = sources["io_read"], sources["io_written"]
+        evidence["voluntary_switches"] = evidence["involuntary_switches"] = _REAPED
+        evidence["wall_time"] = "CLOCK_MONOTONIC, by init" if ending.wall is not None else "CLOCK_MONOTONIC"
         return Usage(
             wall_time=self.wall_time,
-            cpu_time=self.cpu_time(readings),
+            cpu_time=cpu_time,
             cpu_user=user,
             cpu_system=system,
             memory_peak=peak,
@@ -405,8 +408,8 @@ class Supervisor:
             io_written=written,
             processes_peak=processes,
             setup_time=setup_time,
-            voluntary_switches=self.ending.voluntary,
-            involuntary_switches=self.ending.involuntary,
+            voluntary_switches=ending.voluntary,
+            involuntary_switches=ending.involuntary,
         )
 
     @property

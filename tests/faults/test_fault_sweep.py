@@ -10,7 +10,8 @@ import pytest
 import pysandbox
 from pysandbox import Bind, Capabilities, ChrootJail, Environment, Namespaces, Rlimits, Sandbox, SetupError, Tmpfs
 from pysandbox.compose import DEFAULT, compose
-from pysandbox.plan import Blueprint, Plan, Step
+from pysandbox.launch import _Launcher
+from pysandbox.plan import Plan, Step
 
 
 def full_layers() -> tuple[object, ...]:
@@ -49,16 +50,16 @@ def test_every_failing_step_of_the_box_is_named_and_leaves_nothing() -> None:
 
 
 def test_every_failing_step_of_a_run_is_named_and_leaves_the_box_usable(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Blueprint.run_plan
+    original = _Launcher.plan
     failing = -1
     seen: list[Step] = []
 
-    def run_plan(blueprint: Blueprint, more: list[Step]) -> Plan:
-        plan = original(blueprint, more)
+    def plan(launcher: _Launcher) -> Plan:
+        plan = original(launcher)
         seen[:] = plan.steps
         return faulty(plan, failing) if failing >= 0 else plan
 
-    monkeypatch.setattr(Blueprint, "run_plan", run_plan)
+    monkeypatch.setattr(_Launcher, "plan", plan)
     with Sandbox(*full_layers()) as box:
         box.run(["/bin/true"]).check_returncode()
         for index in range(len(seen)):
@@ -72,8 +73,8 @@ def test_every_failing_step_of_a_run_is_named_and_leaves_the_box_usable(monkeypa
 
 
 def test_a_failing_one_shot_run_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Blueprint.run_plan
-    monkeypatch.setattr(Blueprint, "run_plan", lambda self, more: faulty(original(self, more), 0))
+    original = _Launcher.plan
+    monkeypatch.setattr(_Launcher, "plan", lambda self: faulty(original(self), 0))
     with pytest.raises(SetupError):
         pysandbox.run(["/bin/true"])
 

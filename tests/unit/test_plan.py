@@ -267,3 +267,13 @@ def test_what_a_plan_is_made_of_is_frozen(value: Any) -> None:
 
 def test_a_cgroup_request_is_asked_for_unless_said_otherwise() -> None:
     assert CgroupRequest().asked is True
+
+
+def test_an_error_shows_a_piece_of_a_long_command_line() -> None:
+    words = ("prog", "x" * 100_000, *map(str, range(1000)))
+    step = Step(Phase.EXEC, Verb.EXEC, (("/bin/prog",), words, ()), "run")
+    assert len(str(step)) < 1000
+    assert "<99700 more>" in str(step)
+    assert "<982 more>" in str(step)
+    short = Step(Phase.EXEC, Verb.EXEC, (("/bin/prog",), ("prog", "-x"), ()), "run")
+    assert short.arguments()["argv"] == ("prog", "-x")

@@ -513,20 +513,22 @@ def test_every_signal_is_a_negative_returncode(core: int) -> None:
 def test_usage_takes_the_cgroup_s_counters_and_names_them() -> None:
     run = supervisor()
     run.end(exited(0, user=9.0, system=9.0, max_rss=9), START + 2.5)
-    readings = Readings(
-        cpu_time=1.5,
-        cpu_user=1.0,
-        cpu_system=0.5,
-        memory_peak=4096,
-        processes_peak=3,
-        sources={"cpu_time": "cpu.stat", "memory_peak": "memory.peak"},
-    )
+    sources = {"cpu_time": "cpu.stat", "cpu_user": "user_usec", "cpu_system": "system_usec"}
+    sources |= {
+        "memory_peak": "memory.peak",
+        "processes_peak": "pids.peak",
+        "io_read": "io.stat",
+        "io_written": "io.stat",
+    }
+    figures: dict[str, Any] = {"cpu_time": 1.5, "cpu_user": 1.0, "cpu_system": 0.5, "io_read": 7, "io_written": 8}
+    readings = Readings(**figures, memory_peak=4096, processes_peak=3, sources=sources)
     evidence: dict[str, object] = {}
     usage = run.usage(readings, 0.25, evidence)
     assert (usage.wall_time, usage.setup_time) == (2.5, 0.25)
     assert (usage.cpu_time, usage.cpu_user, usage.cpu_system) == (1.5, 1.0, 0.5)
     assert (usage.memory_peak, usage.processes_peak) == (4096, 3)
-    assert (evidence["cpu_time"], evidence["memory_peak"]) == ("cpu.stat", "memory.peak")
+    assert (usage.io_read, usage.io_written) == (7, 8)
+    assert {name: evidence[name] for name in sources} == sources
 
 
 def test_usage_without_a_cgroup_comes_from_what_was_reaped_and_says_so() -> None:

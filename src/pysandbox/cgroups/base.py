@@ -110,6 +110,12 @@ class Group(ABC):
             return Enforcement(Level.PARTIAL, self.kind, "no hugetlb controller: huge pages are not counted or limited")
         return Enforcement(Level.FULL, self.kind)
 
+    @lazy
+    def default_enforcement(self) -> Enforcement:
+        """The same for bounds that nobody asked for, where an rlimit bounds the processes."""
+        row = self.enforcement
+        return replace(row, mechanism=f"memory: {row.mechanism}; processes: RLIMIT_NPROC, refusals not counted")
+
     @property
     @abstractmethod
     def limits_huge_pages(self) -> bool:

@@ -171,10 +171,13 @@ class Leaf(base.Leaf):
 
     def _fd(self, controller: str, name: str, flags: int) -> int:
         key = (controller, name)
-        with self._opening:
-            if key not in self._fds:
-                self._fds[key] = open_above(f"{self._paths[controller]}/{name}", flags)
-            return self._fds[key]
+        fd = self._fds.get(key)
+        if fd is None:
+            with self._opening:
+                if key not in self._fds:
+                    self._fds[key] = open_above(f"{self._paths[controller]}/{name}", flags)
+                fd = self._fds[key]
+        return fd
 
     def _read(self, controller: str, name: str) -> bytes | None:
         if controller not in self._paths:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import io
 import os
 import select
@@ -160,7 +161,7 @@ class Box:
     def _build(self) -> None:
         prepare = self.blueprint.prepare_plan
         early = len(prepare.encoded) <= _FITS_INTO_SOCKET
-        with descriptors.reserved():
+        with descriptors.reserved(descriptors.closed_ones()):
             self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             with theirs:
                 self._control.settimeout(_PATIENCE)
@@ -180,7 +181,7 @@ class Box:
         self.null = descriptors.open_above(os.devnull, os.O_RDWR)
 
     def _spawn(self, control: socket.socket) -> None:
-        flags = sum(CLONE_FLAGS[name] for name in self.blueprint.facts.namespaces if name in CLONE_FLAGS)
+        flags = _clone_flags(self.blueprint.facts.namespaces)
         image = _init_image()
         application = os.pidfd_open(os.getpid())
         try:
@@ -333,16 +334,18 @@ class Box:
         self._check_owner()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            with theirs, self._lock:
-                # It may overtake the answer to the set-up: init takes one after the other, and ends if that failed.
-                try:
-                    request = (_LAST_RUN if last else _RUN) | (_MEASURE if measure else 0)
+            request = (_LAST_RUN if last else _RUN) | (_MEASURE if measure else 0)
+            try:
+                with self._lock:
+                    # It may overtake the answer to the set-up: init takes one after the other, and ends if that failed.
                     self._send(request, plan.encoded, [theirs.fileno(), *fds])
-                except SandboxError as error:
-                    if self._ready or isinstance(error, SetupError):
-                        raise  # else the answer to the set-up, below, says why init has ended
+            except SandboxError as error:
+                if self._ready or isinstance(error, SetupError):
+                    raise  # else the answer to the set-up, below, says why init has ended
+            finally:
+                os.close(theirs.detach())
             if not self._ready:
-                self.wait_until_ready()
+                patience = None  # for the rest of the set-up, too
             reply = self._receive_start(ours, min(_PATIENCE, max(_LEAST_PATIENCE, patience or _PATIENCE)))
             if reply.kind != STARTED:
                 raise step_error(plan, reply)
@@ -367,6 +370,7 @@ class Box:
             except OSError:
                 break  # init is gone
         if len(data) != REPLY.size:
+            self.wait_until_ready()  # says why, if it did not come as far as that
             raise SandboxError("the box has ended")
         return Reply._make(REPLY.unpack(data))
 
@@ -467,6 +471,11 @@ class Box:
         if getattr(self, "pidfd", -1) >= 0:
             warnings.warn(f"unclosed box {self.pid}", ResourceWarning, source=self, stacklevel=1)
             self.close()
+
+
+@functools.lru_cache(maxsize=64)
+def _clone_flags(namespaces: frozenset[str]) -> int:
+    return sum(CLONE_FLAGS[name] for name in namespaces if name in CLONE_FLAGS)
 
 
 def _is_readable(fd: int, patience: float) -> bool:

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import replace
 
-from . import features
+from . import features, units
 from .errors import ConfigError
 from .layers import Capabilities, CgroupLimits, ChrootJail, Environment, Layer, Namespaces, Rlimits, ambient
 from .plan import Blueprint, Facts, Phase, Verb, filled
@@ -82,8 +82,10 @@ def check_base(base: object) -> Base:
 
 def compose(given: tuple[object, ...], base: Base, degrade: bool) -> Blueprint:
     """Make the blueprint of a box.  Looks at the host; changes nothing."""
+    if degrade is not False:
+        units.flag(degrade, "degrade")
     if not given and base is DEFAULT and not ambient.get():
-        return _compose_default(degrade, *_who())
+        return _compose_default(degrade, os.getpid(), os.geteuid(), os.getegid())
     base = check_base(base)
     check_given(given)
     layers = tuple(sorted(merge(given, base).values(), key=lambda layer: layer.name))

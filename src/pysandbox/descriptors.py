@@ -10,12 +10,22 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 STANDARD = (0, 1, 2)
 
 
-def is_open(fd: int) -> bool:
-    """Whether this process has the descriptor."""
+def closed_ones() -> tuple[int, ...]:
+    """Those of 0, 1 and 2 that this process does not have."""
+    try:
+        for fd in STANDARD:
+            os.fstat(fd)
+    except OSError:
+        return tuple(fd for fd in STANDARD if not _is_open(fd))
+    return ()
+
+
+def _is_open(fd: int) -> bool:
     try:
         os.fstat(fd)
     except OSError:
@@ -23,12 +33,19 @@ def is_open(fd: int) -> bool:
     return True
 
 
+def reserved(closed: tuple[int, ...]) -> AbstractContextManager[None]:
+    """Keep the `closed` ones of 0, 1 and 2 taken, so that what is opened meanwhile goes above them."""
+    return _fillers() if closed else _NOTHING
+
+
+_NOTHING = contextlib.nullcontext()
+
+
 @contextlib.contextmanager
-def reserved() -> Iterator[None]:
-    """Keep the closed ones of 0, 1 and 2 taken, so that what is opened meanwhile goes above them."""
+def _fillers() -> Iterator[None]:
     fillers = []
     try:
-        while not all(map(is_open, STANDARD)):
+        while closed_ones():
             fillers.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
         yield
     finally:

@@ -107,11 +107,11 @@ def launch(box: Box, command: Command, *, last_of_box: bool) -> Held:
     """Start a program in a box; on any error nothing of it is left.  To be called with signals held back."""
     request = box.limits if command.limits is None else filled(command.limits, box.limits)
     _check_room(command, box, request)
-    closed = [number for number in descriptors.STANDARD if not descriptors.is_open(number)]
+    closed = descriptors.closed_ones()
     held = Held(box, command.bounds, dict(box.blueprint.enforcement), last_of_box)
     launcher = _Launcher(held, command, request)
     try:
-        with descriptors.reserved() if closed else contextlib.nullcontext():
+        with descriptors.reserved(closed):
             launcher.limit()
             launcher.arrange_streams(closed)
             plan = launcher.plan()
@@ -232,7 +232,7 @@ class _Launcher:
         if own is None or own > value:
             self.rlimits.append(("CgroupLimits", kind, value, value))
 
-    def arrange_streams(self, closed: list[int]) -> None:
+    def arrange_streams(self, closed: tuple[int, ...]) -> None:
         """Add the program's descriptors; `closed` are those of the caller's standard ones that are not there."""
         command = self.command
         theirs: dict[int, int] = {}

@@ -79,9 +79,11 @@ def run(
     `layers`, `base` and `degrade` are those of `Sandbox`, everything else is as in `Sandbox.run`.
     """
     begun = time.monotonic()
-    check = units.flag(options.pop("check", False), "check")
+    check = options.pop("check", False)
+    if check is not False:
+        units.flag(check, "check")
     command = checked(args, options)
-    blueprint = compose(layers, base, units.flag(degrade, "degrade"))
+    blueprint = compose(layers, base, degrade)
     with UNINTERRUPTED:  # but for the waiting
         box = Box(blueprint)
         try:
@@ -150,7 +152,7 @@ def popen(
     options.setdefault("stderr", None)
     command = checked(args, options)
     begun = time.monotonic()
-    blueprint = compose(layers, base, units.flag(degrade, "degrade"))
+    blueprint = compose(layers, base, degrade)
     with UNINTERRUPTED:
         box = Box(blueprint)
         try:

@@ -26,10 +26,11 @@ class Phase(enum.IntEnum):
 
     # in init, once per box
     SOURCES = 10  # copies of the host's mounts, with the caller's rights: before init leaves its id
+    MACHINE = 15  # host name, clocks, loopback: matters of the new namespaces alone, before init has ids in them
     INIT_IDS = 20  # from here on what init makes belongs to the box
     ROOT = 30  # the new root, before anything goes into it
     MOUNTS = 40
-    SYSTEM = 50  # host name, loopback, sysctls: needs the box's /proc, still writable
+    SYSTEM = 50  # sysctls: needs the box's /proc, still writable
     MASKS = 55  # covers over what is mounted, made in the root while it is writable
     ENTER = 60  # pivot_root
     SEAL = 70  # read-only: nothing more is made
@@ -345,12 +346,12 @@ class Blueprint:
     @lazy
     def prepare_plan(self) -> Plan:
         """The part of the box's plan that needs no id maps."""
-        return Plan(tuple(step for step in self.box_plan if step.phase <= Phase.SOURCES))
+        return Plan(tuple(step for step in self.box_plan if step.phase < Phase.INIT_IDS))
 
     @lazy
     def setup_plan(self) -> Plan:
         """The rest of it."""
-        return Plan(tuple(step for step in self.box_plan if step.phase > Phase.SOURCES))
+        return Plan(tuple(step for step in self.box_plan if step.phase >= Phase.INIT_IDS))
 
     def run_plan(self, more: list[Step]) -> Plan:
         """The steps of one run: those of the layers and `more`, in the order of their phases."""

@@ -250,7 +250,9 @@ class Sandbox:
         Errors: `ConfigError`, `CommandNotFoundError`, `CommandNotExecutableError`, `SetupError`, `UnsupportedError`.
         """
         begun = time.monotonic()
-        check = units.flag(options.pop("check", False), "check")
+        check = options.pop("check", False)
+        if check is not False:
+            units.flag(check, "check")
         command = checked(args, options)
         with UNINTERRUPTED:  # but for the waiting
             process: Popen[Any] = self._start(command, begun)

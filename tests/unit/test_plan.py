@@ -135,7 +135,7 @@ FACTS = Facts(
 
 def test_phases_are_in_the_order_of_the_design() -> None:
     names = (
-        "SOURCES INIT_IDS ROOT MOUNTS SYSTEM MASKS ENTER SEAL PRIVILEGES "
+        "SOURCES MACHINE INIT_IDS ROOT MOUNTS SYSTEM MASKS ENTER SEAL PRIVILEGES "
         "CGROUP IDENTITY LIMITS NO_NEW_PRIVS LANDLOCK SECCOMP EXEC"
     )
     order = [Phase[name] for name in names.split()]

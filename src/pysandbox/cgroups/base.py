@@ -102,6 +102,7 @@ class Group(ABC):
     """Where a process makes the leaves of its runs: its own cgroup."""
 
     kind: str
+    _had: CgroupRequest | None = None  # the last request that can be had whole
 
     @lazy
     def enforcement(self) -> Enforcement:
@@ -135,8 +136,11 @@ class Group(ABC):
 
     def check(self, request: CgroupRequest) -> None:
         """Raise `UnsupportedError` for the first limit that cannot be had."""
+        if request is self._had:
+            return
         for name, need in self.lacks(request).items():
             raise UnsupportedError(f"CgroupLimits({name}=)", need=need, have=self.describe(), remedy=self.remedy)
+        self._had = request
 
     @abstractmethod
     def describe(self) -> str:

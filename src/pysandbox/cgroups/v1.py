@@ -24,6 +24,8 @@ _RESIDUE = (256 << 10) * ((os.cpu_count() or 1) + 2)
 
 _IO_COUNTERS = "blkio.throttle.io_service_bytes_recursive"
 
+_swap_is_counted: dict[str, bool] = {}  # hierarchy of the memory controller → whether it has memsw (swapaccount=)
+
 _SOURCES = {
     "cpu_time": "cpuacct.usage",
     "cpu_user": "cpuacct.usage, in the proportion of cpuacct.usage_user",
@@ -137,7 +139,7 @@ class Leaf(base.Leaf):
         memory = _UNLIMITED if request.memory is None else str(request.memory)
         total = _UNLIMITED if request.memory is None else str(request.memory + (request.swap or 0))
         knobs = [("memory.limit_in_bytes", memory)]
-        if os.path.exists(self._paths["memory"] + "/memory.memsw.limit_in_bytes"):
+        if self._counts_swap():
             knobs.append(("memory.memsw.limit_in_bytes", total))
         elif not request.swap and _has_swap():
             raise SetupError(
@@ -151,6 +153,12 @@ class Leaf(base.Leaf):
         grows = before.memory is not None and (request.memory is None or request.memory > before.memory)
         for name, value in reversed(knobs) if grows else knobs:  # the total may never be below the memory
             self._write("memory", name, value)
+
+    def _counts_swap(self) -> bool:
+        parent = self._parents["memory"]
+        if parent not in _swap_is_counted:
+            _swap_is_counted[parent] = os.path.exists(self._paths["memory"] + "/memory.memsw.limit_in_bytes")
+        return _swap_is_counted[parent]
 
     def _limit_io(self, request: CgroupRequest, before: CgroupRequest) -> None:
         if request.io == before.io:

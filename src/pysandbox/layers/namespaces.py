@@ -126,13 +126,13 @@ class Namespaces(Layer):
         if "pid" in inside and "mount" in inside and not facts.has_root:
             add(self.name, Phase.MOUNTS, Verb.MOUNT_PROC, "/proc", "", _PROC_ATTRIBUTES)  # the box's processes only
         if "uts" in inside:
-            add(self.name, Phase.SYSTEM, Verb.SETHOSTNAME, self.hostname)
+            add(self.name, Phase.MACHINE, Verb.SETHOSTNAME, self.hostname)
         if "ipc" in inside:
             add(self.name, Phase.SYSTEM, Verb.OWN_IPC)  # System V objects do not outlive their run
         if "net" in inside:
-            add(self.name, Phase.SYSTEM, Verb.LOOPBACK_UP)
+            add(self.name, Phase.MACHINE, Verb.LOOPBACK_UP)
         if "time" in inside:
-            add(self.name, Phase.SYSTEM, Verb.TIME_OFFSETS, self._offsets())
+            add(self.name, Phase.MACHINE, Verb.TIME_OFFSETS, self._offsets())
         off = [field.name for field in fields(self) if field.type == "bool" and not getattr(self, field.name)]
         off = [name for name in off if name != "subordinate"]
         on = ", ".join(name for name in (*CLONE_FLAGS, "time") if name in inside)

@@ -144,10 +144,7 @@ long pb_open_mount_point(struct pb_context *c, const char *path, bool folder)
     if (dir < 0)
         return dir;
     if (pb_is_own(c, (int)dir)) {
-        long r = folder ? SYS3(__NR_mkdirat, dir, name, 0755)
-                        : sys_openat((int)dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0444);
-        if (r >= 0 && !folder)
-            sys_close((int)r);
+        long r = folder ? SYS3(__NR_mkdirat, dir, name, 0755) : SYS4(__NR_mknodat, dir, name, PB_S_IFREG | 0444, 0);
         if (r < 0 && r != -EEXIST)
             return r;
     }

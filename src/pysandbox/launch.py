@@ -96,6 +96,9 @@ class Held:
 
         `ended`: nothing is left of it, so its leaf may serve another run.
         """
+        if ended and self.last_of_box:
+            # init is ending too, and waits for a thread of the kernel's (RCU) that may want this very CPU.
+            os.sched_yield()
         self.forget()
         with self.leaf_lock:
             leaf, self.leaf = self.leaf, None

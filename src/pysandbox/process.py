@@ -101,6 +101,8 @@ class Popen(Generic[AnyStr]):
     def _watch_leaf(self) -> None:
         """Hear of memory running out or short in the run's cgroup."""
         leaf, on_pressure = self._held.leaf, self._command.on_pressure
+        if leaf is not None:
+            leaf.open_counters()
         if leaf is not None and self._held.is_measured and (event := leaf.oom_event()) is not None:
             self._watch(event, "oom", select.POLLIN)
         if on_pressure is not None:

@@ -54,6 +54,10 @@ class Leaf(ABC):
         """All counters."""
 
     @abstractmethod
+    def open_counters(self) -> None:
+        """Open what `readings` will read: there is time for it while the program runs, and none to spare at its end."""
+
+    @abstractmethod
     def oom_kills(self) -> int | None:
         """Processes that the kernel has killed here for want of memory."""
 

@@ -230,6 +230,11 @@ class Leaf(base.Leaf):
         nanoseconds = self._number("cpuacct", "cpuacct.usage")
         return None if nanoseconds is None else nanoseconds / 1e9
 
+    def open_counters(self) -> None:
+        for name in ("memory.max_usage_in_bytes", "memory.oom_control") if "memory" in self._paths else ():
+            with contextlib.suppress(OSError):  # `_read` will tell
+                self._fd("memory", name, os.O_RDWR)
+
     def oom_kills(self) -> int | None:
         return self._keyed("memory", "memory.oom_control", b"oom_kill")
 

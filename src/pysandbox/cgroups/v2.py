@@ -102,11 +102,17 @@ class Leaf(base.Leaf):
 
     def cpu_time(self) -> float | None:
         # cpu.stat has the times also where the cpu controller is not enabled
+        first = os.pread(self._open_stat(), 64, 0).split(b"\n")[0]
+        return int(first.split()[1]) / 1e6 if first.startswith(b"usage_usec ") else None
+
+    def _open_stat(self) -> int:
         with self._opening:
             if self._stat is None:
                 self._stat = open_above(self._path + "/cpu.stat", os.O_RDONLY)
-        first = os.pread(self._stat, 64, 0).split(b"\n")[0]
-        return int(first.split()[1]) / 1e6 if first.startswith(b"usage_usec ") else None
+            return self._stat
+
+    def open_counters(self) -> None:
+        self._open_stat()
 
     def oom_kills(self) -> int | None:
         return self._keyed("memory.events", "oom_kill")

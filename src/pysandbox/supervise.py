@@ -107,6 +107,12 @@ class Supervisor:
     _paused_at: float | None = None
     paused: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Nothing can have been crossed before the first pause is over: most runs end without a look."""
+        if self._wants_a_counter:
+            self._progress = (self.started, 0.0)
+            self._next_cpu_look = self.started + self._pause(0.0)
+
     @property
     def watches(self) -> bool:
         """Whether there is a clock or a counter to look at, besides waiting for events."""

@@ -84,10 +84,25 @@ def test_after_a_kill_only_its_effect_is_waited_for() -> None:
 # --- CPU time ------------------------------------------------------------------------------------------------
 
 
-def test_the_cpu_limit_wants_counters_at_once() -> None:
+def test_the_cpu_limit_wants_counters_as_soon_as_it_can_be_crossed_and_no_earlier() -> None:
     run = supervisor(cpu=1.0)
-    assert run.next_look(START) == 0.0
-    assert run.wants_counters(START)
+    first = run.next_look(START)
+    assert first == pytest.approx(1.0 / CPUS)
+    assert not run.wants_counters(START + first - 0.001)
+    assert run.wants_counters(START + first + 0.001)
+
+
+@pytest.mark.parametrize("bounds", [{"memory": 1 << 20}, {"memory": 1 << 20, "cpu": 60.0}])
+def test_a_tree_that_no_cgroup_counts_is_first_looked_at_after_an_interval(bounds: dict[str, Any]) -> None:
+    run = supervisor(counted=False, **bounds)
+    assert run.next_look(START) == pytest.approx(run.bounds.look_interval)
+    assert not run.wants_counters(START + run.bounds.look_interval / 2)
+
+
+def test_a_run_that_is_idle_from_its_start_is_stopped_at_the_idle_limit() -> None:
+    run = supervisor(idle=1.0)
+    assert run.look(START + 0.5, cpu=0.0) is None
+    assert run.look(START + 1.0, cpu=0.0) is Order.KILL
 
 
 @pytest.mark.parametrize(("cpu", "order"), [(0.0, None), (0.9999, None), (1.0, Order.KILL), (7.0, Order.KILL)])

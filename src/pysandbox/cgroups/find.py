@@ -14,7 +14,7 @@ from . import v1, v2
 from .base import Group, read_text, remove_directory, write_knob
 
 _lock = threading.Lock()
-_groups: dict[int, Group | None] = {}
+_found: dict[int, tuple[Group | None, str]] = {}  # this process's pid → its group, or why it has none
 _numbers = itertools.count(1)
 _swept: set[str] = set()  # folders that callers have named, once each
 
@@ -144,16 +144,21 @@ def _look() -> tuple[Group | None, str]:
     return v2.Group(folder, controllers, unified_mount[0]), ""
 
 
-def own_group() -> Group | None:
-    """Where this process's leaves go, or None where it may make none; found once, and again after a fork."""
+def _find() -> tuple[Group | None, str]:
+    """What `_look` has found, once, and again after a fork."""
     pid = os.getpid()
     with _lock:
-        if pid not in _groups:
-            _groups.clear()
-            _groups[pid] = group = _look()[0]
-            for folder in () if group is None else group.folders():
+        if pid not in _found:
+            _found.clear()
+            _found[pid] = found = _look()
+            for folder in () if found[0] is None else found[0].folders():
                 _sweep(folder)
-        return _groups[pid]
+        return _found[pid]
+
+
+def own_group() -> Group | None:
+    """Where this process's leaves go, or None where it may make none."""
+    return _find()[0]
 
 
 def group_for(request: CgroupRequest) -> Group | None:
@@ -217,11 +222,11 @@ def vacate_cgroup() -> None:
             remedy="start this program in a scope of its own: systemd-run --user --scope -p Delegate=yes COMMAND",
         )
     with _lock:
-        _groups.clear()
+        _found.clear()
     if own_group() is None:
         raise UnsupportedError("CgroupLimits", need="the memory and pids controllers", have=why_not())
 
 
 def why_not() -> str:
     """Why `own_group` is None, in words; empty where it is not."""
-    return _look()[1]
+    return _find()[1]

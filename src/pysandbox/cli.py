@@ -2,13 +2,15 @@
 
 Exit status of `run`: the program's own; 128 and the signal's number for a signal; 124 for a time limit, 125 when the
 box could not be set up, 126 and 127 for a program that cannot be executed or is not there, as in env(1) and timeout(1);
-122 for memory, 123 for output.
+122 for memory, 123 for output.  130 when it was interrupted, 141 when nobody reads what it prints.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -169,7 +171,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     action = {"run": _run, "doctor": _doctor, "explain": _explain}[options.command]
     try:
-        return action(options)
+        status = action(options)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # nobody reads what we print
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's last flush would complain
+        return 128 + signal.SIGPIPE
     except CommandNotFoundError as error:
         print(f"pysandbox: {error}", file=sys.stderr)
         return 127

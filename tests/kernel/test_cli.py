@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -101,3 +103,29 @@ def test_no_command_is_an_error_with_the_usage() -> None:
     done = command()
     assert done.returncode == 2
     assert "usage: pysandbox" in done.stderr
+
+
+def test_an_interrupt_ends_the_program_and_says_nothing_more() -> None:
+    words = [sys.executable, "-m", "pysandbox", "run", "--", "sh", "-c", "echo started; exec sleep 60"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == 128 + signal.SIGINT
+
+
+def test_a_reader_that_is_gone_is_no_traceback() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pysandbox", "explain"],
+            stdout=write,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(write)
+    assert (done.stderr, done.returncode) == (b"", 128 + signal.SIGPIPE)

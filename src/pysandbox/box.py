@@ -41,7 +41,7 @@ _MAGIC = 0x50594258
 _SETUP, _RUN, _OPEN, _LAST_RUN, _PREPARE = 1, 2, 3, 4, 5
 _MEASURE = 0x100
 _OPEN_BODY = struct.Struct("=IIIII")
-REPLY = struct.Struct("=IIiiiI9Q")
+REPLY = struct.Struct("=IIiiiI10Q")
 READY, FAILED, STARTED, ENDED = 1, 2, 3, 4
 _ORDER = struct.Struct("=II")
 _MOMENT = struct.pack("@ll", 0, 100_000)  # a timeval, 100 ms
@@ -107,6 +107,7 @@ class Reply(NamedTuple):
     blocks_out: int
     wall_ns: int
     delay_ns: int  #: all ones: not known
+    sampled_ns: int  #: the same
 
 
 @dataclass
@@ -328,8 +329,8 @@ class Box:
     ) -> StartedRun:
         """Start a program.  The plan's descriptors count from 1: 0 is the run's own socket.
 
-        `last`: the box ends with this run.  `measure`: its waiting for a CPU is to be reported.  `patience`: seconds
-        that starting may take, five at least.  To be called with signals held back.
+        `last`: the box ends with this run.  `measure`: it is looked at between its end and its being waited for.
+        `patience`: seconds that starting may take, five at least.  To be called with signals held back.
         """
         self._check_owner()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     runner.add_argument("args", nargs="+", metavar="-- PROGRAM [ARG...]")
     doctor = commands.add_parser("doctor", help="what this host can enforce, what is missing, and the fix")
     doctor.add_argument("--clean", action="store_true", help="remove the cgroups that dead applications have left")
+    doctor.add_argument("--parent", action="append", default=[], metavar="CGROUP", help="with --clean: also below this")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     explain = commands.add_parser("explain", help="print the plan of a box without building it")
     _add_box_options(explain)
@@ -144,7 +145,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from .doctor import clean, examine  # it builds boxes; nobody else pays for its import
 
     if options.clean:
-        removed = clean()
+        removed = clean(options.parent)
         if not options.json:
             print("\n".join(f"removed {path}" for path in removed) or "nothing was left behind")
             return 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import cgroups, features
@@ -94,9 +95,9 @@ def _default_box() -> Finding:
     return Finding("Sandbox()", Level.FULL, "works, every layer in full")
 
 
-def clean() -> list[str]:
-    """Remove the cgroups that dead applications have left below the own cgroup; returns them."""
-    return cgroups.sweep()
+def clean(parents: Sequence[str] = ()) -> list[str]:
+    """Remove the cgroups that dead applications have left below the own cgroup and below `parents`; returns them."""
+    return cgroups.sweep(parents)
 
 
 def examine() -> list[Finding]:

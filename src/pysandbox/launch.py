@@ -118,9 +118,8 @@ def launch(box: Box, command: Command, *, last_of_box: bool) -> Held:
             launcher.limit()
             launcher.arrange_streams(closed)
             plan = launcher.plan()
-            held.run = box.start_run(
-                plan, launcher.fds, last=last_of_box, measure=held.is_measured, patience=held.bounds.wall
-            )
+            measure = held.is_measured or held.bounds.rlimit_cpu is not None
+            held.run = box.start_run(plan, launcher.fds, last=last_of_box, measure=measure, patience=held.bounds.wall)
     except SetupError as error:
         held.let_go()
         raise _exec_error(error, command) from None
@@ -162,8 +161,9 @@ class _Launcher:
         if cpu is not None or fsize is not None:
             bounds = replace(bounds, rlimit_cpu=cpu, rlimit_fsize=fsize)
         if bounds.cpu is not None and bounds.rlimit_cpu is None:
-            # A net below the watch: whole seconds, of each process.
-            bounds = replace(bounds, rlimit_cpu=math.ceil(bounds.cpu) + 1)
+            # A net below the watch, of each process: wide, as it goes by a clock that is sampled at timer ticks, and on
+            # a busy machine may be half as much again as what was used.
+            bounds = replace(bounds, rlimit_cpu=math.ceil(2 * (bounds.cpu + bounds.extra)) + 1)
             soft = bounds.rlimit_cpu or 0
             self.rlimits.append(("cpu_time", resource.RLIMIT_CPU, soft, soft + 1))
         held.bounds = bounds

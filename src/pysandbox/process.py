@@ -314,6 +314,7 @@ class Popen(Generic[AnyStr]):
                 io_written=reply.blocks_out * 512,
                 wall=reply.wall_ns / 1e9,
                 delay=None if reply.delay_ns == _NOT_KNOWN else reply.delay_ns / 1e9,
+                sampled=None if reply.sampled_ns == _NOT_KNOWN else reply.sampled_ns / 1e9,
             )
         else:
             # Whoever looked after the run is dead: init, or (by a payload of the same id) the run's keeper.  What the

@@ -17,7 +17,6 @@ from .result import Usage, Verdict
 
 _CPUS = os.cpu_count() or 1
 PATIENCE = 10.0  # seconds that a killed tree may take to be gone
-_SAMPLED = 0.8  # how much of a time that the kernel has sampled was surely used
 _SHORTEST_LOOK = 0.001  # seconds between two readings of a CPU counter
 _PROGRESS = 0.001  # seconds of CPU time that count as having done something
 _REAPED = "rusage of the processes reaped"
@@ -78,6 +77,7 @@ class Ending(NamedTuple):
     io_written: int | None = None
     wall: float | None = None  #: seconds from the program's start to the end of the last process
     delay: float | None = None  #: seconds in which the program's first thread could have run and did not
+    sampled: float | None = None  #: the program's CPU seconds by the clock that RLIMIT_CPU goes by
     lost: bool = False  #: the box went away before init could say
 
 
@@ -124,6 +124,11 @@ class Supervisor:
         bounds = self.bounds
         return bounds.cpu is not None or bounds.memory is not None or bounds.idle is not None
 
+    @property
+    def _extra(self) -> float:
+        """The extra time there is; none for a program that its owner has asked to end."""
+        return 0.0 if self.ledger is not None and self.ledger.verdict is Verdict.KILLED else self.bounds.extra
+
     def pause(self, now: float) -> None:
         """The run has been stopped by its owner: no clock runs against it."""
         if self._paused_at is None:
@@ -143,7 +148,7 @@ class Supervisor:
             return self.bounds.look_interval  # another thread may let it go on
         if not self._stopping:
             if self.bounds.wall is not None:
-                times.append(self.started + self.bounds.wall + (self.bounds.extra if self.ledger else 0.0))
+                times.append(self.started + self.bounds.wall + (self._extra if self.ledger else 0.0))
             if self._wants_a_counter:
                 times.append(self._next_cpu_look if self._next_cpu_look is not None else now)
         elif self._killed_at is not None:
@@ -205,7 +210,7 @@ class Supervisor:
 
     def _over(self, now: float, verdict: Verdict, detail: str, by: float) -> Order | None:
         """A time limit is past: the verdict is certain, and the end comes when the extra time is used up too."""
-        if by >= self.bounds.extra:
+        if by >= self._extra:
             return self.stop(now, verdict, detail)
         self.note(now, verdict, detail)
         return None
@@ -301,17 +306,22 @@ class Supervisor:
             evidence["left_behind"] = f"{self.ending.killed} processes outlived the program and were killed"
         cpu = self.cpu_time(readings)
         over_cpu = self.bounds.cpu is not None and cpu is not None and cpu >= self.bounds.cpu
-        by_rlimit = self._killed_by_rlimit(returncode, cpu)
+        by_rlimit = self._killed_by_rlimit(returncode)
         over_cpu |= by_rlimit
         if over_cpu:
             hit.add("cpu_time")
-        verdict = self._cause(readings, returncode, over_cpu, evidence)
+        over_wall = self.bounds.wall is not None and self.wall_time >= self.bounds.wall
+        if over_wall:
+            hit.add("wall_time")
+        verdict = self._cause(readings, returncode, over_cpu, over_wall, evidence)
         if verdict is not Verdict.OK and verdict in _LIMIT_OF:
             own = self.ledger.limit if self.ledger is not None else ""
             hit.add("file_size" if "file_size" in evidence else own or _LIMIT_OF[verdict])
         return verdict, frozenset(hit), evidence
 
-    def _cause(self, readings: Readings, returncode: int, over_cpu: bool, evidence: dict[str, object]) -> Verdict:
+    def _cause(
+        self, readings: Readings, returncode: int, over_cpu: bool, over_wall: bool, evidence: dict[str, object]
+    ) -> Verdict:
         assert self.ending is not None
         if self.ledger is not None:  # what we did ourselves is certain, and comes first
             evidence["ledger"] = f"{self.ledger.verdict.name} at {self.ledger.at:.4f} s: {self.ledger.detail}"
@@ -326,7 +336,7 @@ class Supervisor:
         if readings.oom_kills:  # the kernel counted it
             return Verdict.MEMORY_EXCEEDED
         if over_cpu:
-            by_rlimit = self._killed_by_rlimit(returncode, self.cpu_time(readings))
+            by_rlimit = self._killed_by_rlimit(returncode)
             name = "SIGXCPU" if returncode == -signal.SIGXCPU else "SIGKILL"
             limit = (
                 f"{name}, as the kernel sends at RLIMIT_CPU {self.bounds.rlimit_cpu} s"
@@ -335,6 +345,13 @@ class Supervisor:
             )
             evidence["cpu_time_limit"] = limit
             return Verdict.CPU_TIME_EXCEEDED
+        if over_wall:  # nobody was there to stop it
+            evidence["wall_time_limit"] = f"{self.wall_time:.4f} s passed, limit {self.bounds.wall} s"
+            return Verdict.WALL_TIME_EXCEEDED
+        peak = max(self.memory_seen, self.ending.max_rss)
+        if self.bounds.memory is not None and peak > self.bounds.memory:  # it ended between two looks
+            evidence["memory_limit"] = f"{peak} bytes (ru_maxrss or the watch), limit {self.bounds.memory}"
+            return Verdict.MEMORY_EXCEEDED
         if self.truncated and not self.bounds.truncate:
             evidence["output"] = f"more than {self.bounds.output} bytes"
             return Verdict.OUTPUT_EXCEEDED
@@ -352,18 +369,20 @@ class Supervisor:
         evidence["exit"] = f"wait status {self.ending.status:#x}"
         return Verdict.OK if returncode == 0 else Verdict.NONZERO_EXIT
 
-    def _killed_by_rlimit(self, returncode: int, cpu: float | None) -> bool:
+    def _killed_by_rlimit(self, returncode: int) -> bool:
         """Whether the kernel ended the program at RLIMIT_CPU, and it was not the program itself.
 
-        The kernel compares with times that it samples at timer ticks, which on a busy machine may be a tenth more than
-        was used.  A program that ignores SIGXCPU gets SIGKILL a second later (getrlimit(2); the hard limit).
+        The kernel compares with times that it samples at timer ticks, which on a busy machine may be half as much again
+        as what was used, or less; init has read the same clock.  A program that ignores SIGXCPU gets SIGKILL a second
+        later (getrlimit(2); the hard limit).
         """
-        limit = self.bounds.rlimit_cpu
-        if limit is None or cpu is None:
+        assert self.ending is not None
+        limit, sampled = self.bounds.rlimit_cpu, self.ending.sampled
+        if limit is None or sampled is None:
             return False
         if returncode == -signal.SIGXCPU:
-            return cpu >= limit * _SAMPLED
-        return returncode == -signal.SIGKILL and cpu >= (limit + 1) * _SAMPLED
+            return sampled >= limit
+        return returncode == -signal.SIGKILL and sampled >= limit + 1
 
     def cpu_time(self, readings: Readings) -> float | None:
         """CPU seconds of the run: the cgroup's, else what was reaped."""
@@ -377,7 +396,12 @@ class Supervisor:
         ending, sources = self.ending, readings.sources
         assert ending is not None
         cpu_time = self.cpu_time(readings)
-        evidence["cpu_time"] = _REAPED if readings.cpu_time is None else sources["cpu_time"]
+        if readings.cpu_time is not None:
+            evidence["cpu_time"] = sources["cpu_time"]
+        else:
+            watched = cpu_time is not None and cpu_time > ending.user + ending.system
+            evidence["cpu_time"] = "the watch, which saw more than was reaped" if watched else _REAPED
+        evidence["setup_time"] = "CLOCK_MONOTONIC, by the application"
         user, system = readings.cpu_user, readings.cpu_system
         if user is None or system is None:
             user, system = ending.user, ending.system

@@ -12,8 +12,8 @@ from .errors import ConfigError
 
 StrPath = str | os.PathLike[str]
 
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(?:i?b)?\s*", re.IGNORECASE)
+_UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(b|[kmgt](?:i?b)?)\s*", re.IGNORECASE)
 _LONGEST = 10**9  # seconds, thirty years
 _LARGEST = 1 << 62  # what the kernel's signed counters hold
 
@@ -30,8 +30,8 @@ def size(value: object, what: str, *, least: int = 1) -> int:
     if isinstance(value, str):
         match = _SIZE.fullmatch(value)
         if match is None:
-            raise ConfigError(f"{what}: {value!r} is no size; write bytes, or a number with K, M, G or T")
-        exact = Fraction(match[1]) * _UNITS[match[2].lower()]
+            raise ConfigError(f"{what}: {value!r} is no size; write a number with B, K, M, G or T, such as '256M'")
+        exact = Fraction(match[1]) * _UNITS[match[2][0].lower()]
         if exact.denominator != 1:
             raise ConfigError(f"{what}: {value!r} is not a whole number of bytes")
         value = exact.numerator

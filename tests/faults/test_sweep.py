@@ -56,11 +56,37 @@ def test_other_peoples_cgroups_are_left_alone() -> None:
     for path in foreign:
         path.mkdir()
     try:
-        find._sweep(str(folder))
+        assert not set(find._sweep([str(folder)])) & set(map(str, foreign))
         assert all(path.is_dir() for path in foreign)
     finally:
         for path in foreign:
             path.rmdir()
+
+
+EXECS_ITSELF = """
+import os, sys, pysandbox
+from pysandbox import CgroupLimits, Sandbox
+box = Sandbox(CgroupLimits(memory="64M"))
+box.__enter__()
+processes = [box.popen(["sleep", "50"]) for _ in range(3)]
+print(os.getpid(), flush=True)
+if len(sys.argv) == 1:
+    os.execv(sys.executable, [sys.executable, __file__, "again"])
+for process in processes:
+    process.close()
+box.__exit__(None, None, None)
+print("done", flush=True)
+"""
+
+
+@pytest.mark.cgroup
+def test_an_application_that_execs_itself_removes_what_it_left_and_goes_on(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(EXECS_ITSELF)
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60, check=False)
+    first, second, last = done.stdout.split()
+    assert (first, last) == (second, "done"), done.stderr
+    assert not leaves_of(int(first))
 
 
 @pytest.mark.cgroup

@@ -189,7 +189,7 @@ def test_a_file_of_max_size_is_read(box: Sandbox) -> None:
     assert len(box.read_file("file", max_size=1000)) == 1000
 
 
-@pytest.mark.parametrize("most", [999, "0", 0])
+@pytest.mark.parametrize("most", [999, "0B", 0])
 def test_a_file_above_max_size_is_refused(box: Sandbox, most: int | str) -> None:
     box.write_file("file", b"x" * 1000)
     with pytest.raises(OSError) as caught:

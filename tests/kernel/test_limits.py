@@ -209,6 +209,62 @@ def test_extra_time_lets_a_late_program_finish_and_keeps_the_verdict() -> None:
     assert result.usage.cpu_time >= 0.3
 
 
+def test_extra_time_is_as_long_as_was_asked_for_and_no_net_of_ours_cuts_it_off() -> None:
+    code = hog(2.5) + "\nprint('done')"
+    result = python(code, cpu_time=0.2, extra_time=20)
+    assert (result.verdict, result.stdout) == (Verdict.CPU_TIME_EXCEEDED, b"done\n")
+
+
+@pytest.mark.slow
+def test_a_sigkill_of_the_programs_own_below_its_limits_is_no_limits() -> None:
+    """Not even where its children have used more, all together, than each process may."""
+    code = """
+    import os, time
+    for _ in range(3):
+        if not os.fork():
+            while time.process_time() < 0.8: pass
+            os._exit(0)
+        os.wait()
+    os.kill(os.getpid(), 9)
+    """
+    result = python(code, pysandbox.Rlimits(cpu=1))
+    assert (result.verdict, result.returncode) == (Verdict.SIGNALED, -9)
+    assert result.usage.cpu_time is not None
+    assert result.usage.cpu_time > 2
+
+
+WAKES_OFTEN = """
+import time
+while True:
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < 0.002: pass
+    time.sleep(0.0015)
+"""
+
+
+@pytest.mark.slow
+def test_the_cpu_rlimit_is_told_also_where_the_kernel_counts_far_more_than_was_used() -> None:
+    """It samples at timer ticks: beside programs that are awake at other times it took 0.7 s for 1."""
+    busy = [subprocess.Popen([sys.executable, "-S", "-E", "-c", WAKES_OFTEN]) for _ in range(4)]
+    try:
+        results = [python("while True: pass", pysandbox.Rlimits(cpu=1)) for _ in range(3)]
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert [result.verdict for result in results] == [Verdict.CPU_TIME_EXCEEDED] * 3
+    assert all("RLIMIT_CPU" in str(result.evidence["cpu_time_limit"]) for result in results)
+
+
+def test_a_program_that_nobody_was_there_to_stop_is_late_all_the_same() -> None:
+    with Sandbox() as box, box.popen(["sleep", "0.5"], timeout=0.2) as process:
+        time.sleep(1 * PATIENCE)
+        process.wait()
+    assert process.result.verdict is Verdict.WALL_TIME_EXCEEDED
+    assert process.result.limits_hit == {"wall_time"}
+    assert "limit 0.2 s" in str(process.result.evidence["wall_time_limit"])
+
+
 def test_extra_time_comes_to_an_end_too() -> None:
     result = python("while True: pass", CgroupLimits(pids=100), cpu_time=0.1, extra_time=0.2)
     assert (result.verdict, result.returncode) == (Verdict.CPU_TIME_EXCEEDED, -9)

@@ -20,12 +20,14 @@ from pysandbox import (
     ConfigError,
     Sandbox,
     SandboxError,
+    SetupError,
     Stats,
     UnsupportedError,
     Verdict,
     cgroups,
     cli,
 )
+from pysandbox.cgroups import v1
 
 Fresh = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -226,6 +228,32 @@ def test_every_figure_names_its_counter() -> None:
     figures = {name for name in usage.__dataclass_fields__ if getattr(usage, name) is not None} - {"setup_time"}
     assert figures <= set(result.evidence)
     assert usage.voluntary_switches is not None
+
+
+def test_limits_that_come_late_leave_the_figures_whole() -> None:
+    code = "import time\nwhile time.process_time() < 0.6: pass"
+    with Sandbox() as box, box.popen([sys.executable, "-S", "-E", "-c", code]) as process:
+        time.sleep(0.3)
+        box.update(CgroupLimits(pids=16))
+        process.wait()
+    assert process.result.usage.cpu_time is not None
+    assert process.result.usage.cpu_time >= 0.6
+
+
+def test_a_refused_update_leaves_the_limits_before_in_force_and_is_refused_again() -> None:
+    code = "x = bytearray(100 << 20)\nprint(flush=True)\ninput()"
+    words = [sys.executable, "-S", "-E", "-c", code]
+    with Sandbox(CgroupLimits(memory="256M")) as box, box.popen(words, stdin=PIPE, stdout=PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        if not isinstance(cgroups.own_group(), v1.Group):
+            return  # v2 takes any value, and kills
+        for _ in range(2):
+            with pytest.raises(SetupError, match="memory"):
+                box.update(CgroupLimits(memory="20M"))
+        process.communicate(b"\n")
+    assert process.result.verdict is Verdict.OK
+    assert process.result.limits["memory"] == 256 << 20
 
 
 DRAWN = """

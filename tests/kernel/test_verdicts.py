@@ -28,7 +28,20 @@ ROUNDS = int(os.environ.get("PYSANDBOX_VERDICT_ROUNDS", "2"))
 GENEROUS = 20.0  # seconds: how long a row may take on a busy machine, where its timeout is not what it is about
 
 #: what the evidence has about the cause of an end; any other key is a figure's source, or tells of something besides
-CAUSES = frozenset({"ledger", "box", "oom_kills", "cpu_time_limit", "output", "file_size", "signal", "exit"})
+CAUSES = frozenset(
+    {
+        "ledger",
+        "box",
+        "oom_kills",
+        "cpu_time_limit",
+        "wall_time_limit",
+        "memory_limit",
+        "output",
+        "file_size",
+        "signal",
+        "exit",
+    }
+)
 
 Caller = Callable[["Popen[bytes]"], object]
 
@@ -284,7 +297,7 @@ while True:
 """
 
 #: what init tells the application at a run's end: here that all is well, and that it has been killed
-FORGED = [REPLY.pack(kind, 0, 0, status, 1, 7, *[0] * 9) for kind in (ENDED, STARTED) for status in (0, 9)]
+FORGED = [REPLY.pack(kind, 0, 0, status, 1, 7, *[0] * 10) for kind in (ENDED, STARTED) for status in (0, 9)]
 FORGE = f"""
 import glob, os
 forged = {FORGED!r}

@@ -63,7 +63,7 @@ def test_each_run_gets_its_own_words_input_and_environment() -> None:
             assert box.run(["/bin/echo", word]).stdout == f"{word}\n".encode()
             assert box.run(["/bin/cat"], input=word.encode()).stdout == word.encode()
             assert box.run(["/usr/bin/env"], env={"WORD": word}).stdout == f"WORD={word}\n".encode()
-            assert box.run(["/bin/sh", "-c", "ulimit -t"], cpu_time=5 + len(word)).stdout == b"7\n"
+            assert box.run(["/bin/sh", "-c", "ulimit -t"], cpu_time=5 + len(word)).stdout == b"13\n"
         assert box.run(["/bin/sh", "-c", "ulimit -t"]).stdout == b"unlimited\n"
 
 

@@ -419,15 +419,22 @@ def test_a_bare_sigkill_is_never_called_out_of_memory(readings: Readings) -> Non
 
 
 def test_sigxcpu_at_the_cpu_rlimit_is_cpu_time() -> None:
-    verdict, hit, evidence = conclude(supervisor(rlimit_cpu=2), killed_by(signal.SIGXCPU, user=1.5, system=0.5))
+    # 1.3 s were used, which the kernel has sampled as 2
+    verdict, hit, evidence = conclude(supervisor(rlimit_cpu=2), killed_by(signal.SIGXCPU, user=1.3, sampled=2.0))
     assert (verdict, hit) == (Verdict.CPU_TIME_EXCEEDED, {"cpu_time"})
     assert "RLIMIT_CPU" in str(evidence["cpu_time_limit"])
 
 
 @pytest.mark.parametrize("bounds", [{}, {"rlimit_cpu": 2}, {"cpu": 5.0, "rlimit_cpu": 6}], ids=str)
 def test_sigxcpu_that_a_program_sends_itself_is_a_signal(bounds: dict[str, Any]) -> None:
-    verdict, hit, _ = conclude(supervisor(**bounds), killed_by(signal.SIGXCPU, user=0.1))
+    # 2.3 s were used, which the kernel has sampled as 1.996
+    verdict, hit, _ = conclude(supervisor(**bounds), killed_by(signal.SIGXCPU, user=2.3, sampled=1.996))
     assert (verdict, hit) == (Verdict.SIGNALED, frozenset())
+
+
+@pytest.mark.parametrize(("sampled", "verdict"), [(2.996, Verdict.SIGNALED), (3.0, Verdict.CPU_TIME_EXCEEDED)])
+def test_sigkill_is_the_cpu_rlimit_s_only_where_its_clock_says_so(sampled: float, verdict: Verdict) -> None:
+    assert conclude(supervisor(rlimit_cpu=2), killed_by(signal.SIGKILL, user=2.5, sampled=sampled))[0] is verdict
 
 
 def test_sigxfsz_is_output_past_the_file_size_limit() -> None:
@@ -629,3 +636,25 @@ def test_a_tree_that_will_not_die_takes_the_box_with_it() -> None:
     verdict, _, evidence = conclude(run, killed_by(signal.SIGKILL, lost=True))
     assert verdict is Verdict.WALL_TIME_EXCEEDED
     assert "not gone" in str(evidence["box"])
+
+
+@pytest.mark.parametrize(("peak", "verdict"), [(4096, Verdict.OK), (4097, Verdict.MEMORY_EXCEEDED)])
+def test_memory_that_was_used_between_two_looks_counts_at_the_end(peak: int, verdict: Verdict) -> None:
+    run = supervisor(counted=False, memory=4096)
+    found, hit, evidence = conclude(run, exited(0, max_rss=peak))
+    assert found is verdict
+    assert ("memory" in hit) is ("memory_limit" in evidence) is (verdict is Verdict.MEMORY_EXCEEDED)
+
+
+@pytest.mark.parametrize(("wall", "verdict"), [(1.999, Verdict.OK), (2.0, Verdict.WALL_TIME_EXCEEDED)])
+def test_a_run_that_nobody_stopped_at_its_wall_limit_was_late(wall: float, verdict: Verdict) -> None:
+    found, hit, _ = conclude(supervisor(wall=2.0), exited(0, wall=wall))
+    assert (found, "wall_time" in hit) == (verdict, verdict is not Verdict.OK)
+
+
+def test_a_program_that_was_asked_to_end_gets_no_extra_time() -> None:
+    run = supervisor(wall=2.0, extra=5.0)
+    run.note(START + 1, Verdict.KILLED, "terminate()")
+    assert run.next_look(START + 1) == 1.0
+    assert run.look(START + 2) is Order.KILL
+    assert conclude(run, killed_by(signal.SIGKILL, wall=2.1))[:2] == (Verdict.KILLED, {"wall_time"})

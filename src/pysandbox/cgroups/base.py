@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -79,7 +80,11 @@ class Leaf(ABC):
 
     @abstractmethod
     def update(self, request: CgroupRequest) -> None:
-        """Put other limits in force."""
+        """Put other limits in force; if one of them is refused, those before stay."""
+
+    @abstractmethod
+    def put_limits(self, request: CgroupRequest, before: CgroupRequest) -> None:
+        """Write what differs between two requests."""
 
     def oom_event(self) -> int | None:
         """A descriptor that is readable after an OOM here, where the kernel leaves the rest of the run alive."""
@@ -155,6 +160,18 @@ class Group(ABC):
     @abstractmethod
     def create(self, name: str, request: CgroupRequest) -> Leaf:
         """Make a leaf with these limits; all of them are in force, or it is an error and nothing is left."""
+
+
+def change_limits(leaf: Leaf, request: CgroupRequest) -> None:
+    """From the limits of a leaf to others, or back."""
+    before = leaf.request
+    try:
+        leaf.put_limits(request, before)
+    except BaseException:
+        with contextlib.suppress(SetupError):  # what was in force can be again
+            leaf.put_limits(before, request)
+        raise
+    leaf.request = request
 
 
 def without(request: CgroupRequest, names: Iterable[str]) -> CgroupRequest:

@@ -7,16 +7,21 @@ import functools
 import itertools
 import os
 import threading
+import time
+from collections.abc import Iterable
 
-from ..errors import UnsupportedError
+from ..errors import ConfigError, UnsupportedError
 from ..plan import CgroupRequest
 from . import v1, v2
 from .base import Group, read_text, remove_directory, write_knob
 
 _lock = threading.Lock()
 _found: dict[int, tuple[Group | None, str]] = {}  # this process's pid → its group, or why it has none
-_numbers = itertools.count(1)
+_numbers = itertools.count(time.monotonic_ns() // 1000)  # also a process that execs itself never names two leaves alike
 _swept: set[str] = set()  # folders that callers have named, once each
+_began_as = (
+    -1
+)  # the pid as which `_find` has looked first: before that, nothing here is ours but what we were before an exec
 
 
 def _after_fork() -> None:
@@ -45,25 +50,37 @@ def _owner(pid: int) -> str:
     return f"pysandbox-{os.stat('/proc/self/ns/pid').st_ino}-{pid}-{start_time(pid)}"
 
 
-def _sweep(folder: str) -> list[str]:
-    """Remove the leaves that dead processes of this PID namespace left here; those of the living are kept."""
-    removed: list[str] = []
+def _dead_leaves(folder: str, own: bool) -> list[str]:
+    """The leaves that dead processes of this PID namespace left here, and (`own`) those that this process has."""
+    found: list[str] = []
     try:
         names = [entry.name for entry in os.scandir(folder) if entry.name.startswith("pysandbox-")]
     except OSError:
-        return removed
+        return found
     for name in names:
         fields = name.split("-")
         if len(fields) != 5 or not all(field.isdigit() for field in fields[1:]):
             continue
         namespace, pid, started, _ = map(int, fields[1:])
-        if namespace == os.stat("/proc/self/ns/pid").st_ino and start_time(pid) != started:
-            with contextlib.suppress(OSError):  # busy, or another process sweeps too
-                if os.path.exists(f"{folder}/{name}/freezer.state"):
-                    # Its owner was killed while the run was paused: what is frozen on v1 could not even die.
-                    write_knob(f"{folder}/{name}/freezer.state", "THAWED")
-                remove_directory(f"{folder}/{name}")
-                removed.append(f"{folder}/{name}")
+        is_dead = start_time(pid) != started or (own and pid == os.getpid())
+        if is_dead and namespace == os.stat("/proc/self/ns/pid").st_ino:
+            found.append(f"{folder}/{name}")
+    return found
+
+
+def _sweep(folders: Iterable[str], *, own: bool = False) -> list[str]:
+    """Remove the leaves that dead processes left in these folders; those of the living are kept."""
+    dead = [leaf for folder in folders for leaf in _dead_leaves(folder, own)]
+    for leaf in dead:
+        if os.path.exists(f"{leaf}/freezer.state"):
+            # Its owner was killed while the run was paused: what is frozen on v1 could not even die.
+            with contextlib.suppress(OSError):
+                write_knob(f"{leaf}/freezer.state", "THAWED")
+    removed: list[str] = []
+    for leaf in dead:
+        with contextlib.suppress(OSError):  # busy, or another process sweeps too
+            remove_directory(leaf)
+            removed.append(leaf)
     return removed
 
 
@@ -146,13 +163,15 @@ def _look() -> tuple[Group | None, str]:
 
 def _find() -> tuple[Group | None, str]:
     """What `_look` has found, once, and again after a fork."""
+    global _began_as
     pid = os.getpid()
     with _lock:
         if pid not in _found:
             _found.clear()
             _found[pid] = found = _look()
-            for folder in () if found[0] is None else found[0].folders():
-                _sweep(folder)
+            if found[0] is not None:
+                _sweep(found[0].folders(), own=pid != _began_as)
+            _began_as = pid
         return _found[pid]
 
 
@@ -171,9 +190,15 @@ def group_for(request: CgroupRequest) -> Group | None:
     if group is None:
         return None
     below = group.below(request.parent)
-    for folder in set(below.folders()) - _swept:
-        _sweep(folder)
-        _swept.add(folder)
+    for own in group.folders():
+        if any(own.startswith(folder + "/") for folder in below.folders()):
+            raise ConfigError(
+                f"CgroupLimits(parent={request.parent!r}) is above the own cgroup, whose limits would be left behind",
+                layers=("CgroupLimits",),
+            )
+    fresh = set(below.folders()) - _swept
+    _sweep(fresh)
+    _swept.update(fresh)
     return below
 
 
@@ -185,10 +210,14 @@ def _anywhere() -> Group | None:
     return None if unified is None else v2.Group(unified[0], frozenset(), unified[0])
 
 
-def sweep() -> list[str]:
-    """Remove the leaves that dead processes left below the own cgroup; returns their folders."""
+def sweep(parents: Iterable[str] = ()) -> list[str]:
+    """Remove the leaves that dead processes left below the own cgroup, and below `parents`; returns their folders."""
     group = _look()[0]
-    return [path for folder in (() if group is None else group.folders()) for path in _sweep(folder)]
+    folders = [] if group is None else group.folders()
+    for parent in parents:
+        somewhere = group or _anywhere()
+        folders += [] if somewhere is None else somewhere.below(parent).folders()
+    return _sweep(folders)
 
 
 def vacate_cgroup() -> None:

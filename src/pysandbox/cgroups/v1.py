@@ -10,7 +10,7 @@ import threading
 import time
 
 from ..descriptors import open_above
-from ..errors import ConfigError, SetupError
+from ..errors import ConfigError, SetupError, UnsupportedError
 from ..plan import CgroupRequest
 from ..result import Stats
 from . import base
@@ -69,6 +69,7 @@ class Leaf(base.Leaf):
         self._fds: dict[tuple[str, str], int] = {}
         self._opening = threading.Lock()  # `Sandbox.stats` reads beside the thread that waits for the run
         self._refused: int | None = None  # forks, before we forbade them all
+        self._late: set[str] = set()  # controllers that have not seen the run from its start
         self._spent = False  # changed in a way that no reset takes back
 
     # --- folders ------------------------------------------------------------------------------------------------
@@ -77,7 +78,7 @@ class Leaf(base.Leaf):
         """Make the folders and put the limits in force."""
         for controller in _controllers(self.request, self._parents):
             self._make(controller)
-        self._put_limits(self.request, CgroupRequest(asked=False))
+        self.put_limits(self.request, CgroupRequest(asked=False))
 
     def _make(self, controller: str) -> None:
         if controller in self._paths:
@@ -100,6 +101,7 @@ class Leaf(base.Leaf):
         if controller in self._paths:
             return
         self._make(controller)
+        self._late.add(controller)
         moved: set[int] = set()
         while new := set(self.members()) - moved:
             for pid in new:
@@ -110,13 +112,14 @@ class Leaf(base.Leaf):
     # --- limits -------------------------------------------------------------------------------------------------
 
     def update(self, request: CgroupRequest) -> None:
-        for controller in _controllers(request, self._parents):
-            self._join(controller)
         self._spent = True
-        before, self.request = self.request, request
-        self._put_limits(request, before)
+        for controller in _controllers(request, self._parents):
+            # What only counts would count from now on, and be called the whole.
+            if controller != "cpuacct" and (controller != "blkio" or request.io):
+                self._join(controller)
+        base.change_limits(self, request)
 
-    def _put_limits(self, request: CgroupRequest, before: CgroupRequest) -> None:
+    def put_limits(self, request: CgroupRequest, before: CgroupRequest) -> None:
         self._limit_memory(request, before)
         if request.pids != before.pids:
             self._write("pids", "pids.max", "max" if request.pids is None else str(request.pids))
@@ -211,7 +214,7 @@ class Leaf(base.Leaf):
     def _io(self) -> tuple[int | None, int | None]:
         """Bytes read and written, over all devices: lines "8:0 Read 4096"."""
         text = self._read("blkio", _IO_COUNTERS)
-        if text is None:
+        if text is None or "blkio" in self._late:
             return None, None
         totals = {b"Read": 0, b"Write": 0}
         for line in text.split(b"\n"):
@@ -246,7 +249,7 @@ class Leaf(base.Leaf):
         found = base.Readings(cpu_time=self.cpu_time())
         found.memory_peak = self._number("memory", "memory.max_usage_in_bytes")
         found.oom_kills = self.oom_kills()
-        found.processes_peak = self._number("pids", "pids.peak")
+        found.processes_peak = None if "pids" in self._late else self._number("pids", "pids.peak")
         found.pids_refused = 0 if "pids" in self._paths else None
         # One process alone was refused nothing, unless one is all that it may have.
         if found.processes_peak is None or found.processes_peak > 1 or self.request.pids == 1:
@@ -375,7 +378,11 @@ class Group(base.Group):
         there = {name: point + parent for name, point in self._points.items() if os.path.isdir(point + parent)}
         if not there:
             raise ConfigError(f"CgroupLimits(parent=): no such cgroup: {parent!r}", layers=("CgroupLimits",))
-        return Group({name: path for name, path in there.items() if os.access(path, os.W_OK | os.X_OK)}, self._points)
+        writable = {name: path for name, path in there.items() if os.access(path, os.W_OK | os.X_OK)}
+        if not writable:
+            have = f"{parent!r}, which is not writable for this user"
+            raise UnsupportedError("CgroupLimits(parent=)", need="a writable cgroup", have=have, remedy=self.remedy)
+        return Group(writable, self._points)
 
     @property
     def limits_huge_pages(self) -> bool:
@@ -399,7 +406,7 @@ class Group(base.Group):
             if limit is not None and controller not in self._hierarchies
         }
         if request.memory_high is not None:
-            lacking["memory_high"] = "cgroup v2: v1 has nothing like memory.high"
+            lacking["memory_high"] = "cgroup v2 (boot with systemd.unified_cgroup_hierarchy=1): v1 has nothing like it"
         return lacking
 
     def create(self, name: str, request: CgroupRequest) -> Leaf:

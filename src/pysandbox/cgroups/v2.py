@@ -51,13 +51,12 @@ class Leaf(base.Leaf):
             for entry in os.listdir(self._path):
                 if entry.startswith("hugetlb.") and entry.endswith(".max") and "rsvd" not in entry:
                     self._write(entry, "0")
-        self._put_limits(self.request, CgroupRequest(asked=False))
+        self.put_limits(self.request, CgroupRequest(asked=False))
 
     def update(self, request: CgroupRequest) -> None:
-        before, self.request = self.request, request
-        self._put_limits(request, before)
+        base.change_limits(self, request)
 
-    def _put_limits(self, request: CgroupRequest, before: CgroupRequest) -> None:
+    def put_limits(self, request: CgroupRequest, before: CgroupRequest) -> None:
         if request.memory != before.memory:
             self._write("memory.max", _or_max(request.memory))
         if request.memory_high != before.memory_high:
@@ -232,7 +231,10 @@ class Group(base.Group):
             raise ConfigError(f"CgroupLimits(parent=): no such cgroup: {parent!r}", layers=("CgroupLimits",))
         if not os.access(folder, os.W_OK | os.X_OK):
             raise UnsupportedError(
-                "CgroupLimits(parent=)", need="a cgroup that is writable", have=folder, remedy=self.remedy
+                "CgroupLimits(parent=)",
+                need="a writable cgroup",
+                have=f"{parent!r}, which is not writable for this user",
+                remedy=self.remedy,
             )
         return Group(folder, controllers_of(folder), self._point)
 

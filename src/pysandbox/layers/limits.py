@@ -113,10 +113,14 @@ class CgroupLimits(Layer):
         put = object.__setattr__
         self._check_memory()
         if self.cpus is not None:
-            cpus = units.seconds(self.cpus, "CgroupLimits(cpus=)")
-            if not 0.01 <= cpus <= (os.cpu_count() or 1):
-                raise ConfigError(f"CgroupLimits(cpus=) must be from 0.01 to {os.cpu_count()}, not {cpus}")
-            put(self, "cpus", cpus)
+            cpus = self.cpus
+            is_number = isinstance(cpus, (int, float)) and not isinstance(cpus, bool)
+            if not is_number or not 0.01 <= cpus <= (os.cpu_count() or 1):
+                raise ConfigError(
+                    f"CgroupLimits(cpus=) must be a number of CPUs from 0.01 to {os.cpu_count()}, not {cpus!r}",
+                    layers=("CgroupLimits",),
+                )
+            put(self, "cpus", float(cpus))
         if self.cpu_weight is not None:
             units.count(self.cpu_weight, "CgroupLimits(cpu_weight=)", least=1, most=10000)
         if self.cpuset is not None:

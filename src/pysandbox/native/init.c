@@ -39,7 +39,7 @@ struct run {
     int program; /* its pid; 0 once it has been waited for */
     bool last; /* the box ends with it */
     uint64_t started; /* CLOCK_MONOTONIC */
-    bool measure; /* its waiting for a CPU is to be reported */
+    bool measure; /* PB_MEASURE */
     bool killing; /* what is left of it is being killed */
     bool ending; /* the program has ended, or is to be killed with all of its run */
     struct pb_reply report;
@@ -169,6 +169,7 @@ static void measure(struct state *s)
         return;
     s->run.measure = false;
     s->run.report.delay_ns = waited_for_cpu(s, s->run.program);
+    s->run.report.sampled_ns = sys_sampled_cpu_ns(s->run.program);
 }
 
 /* Takes in every child that has ended.  Returns false when there is no child at all. */
@@ -374,7 +375,7 @@ static void start_run(struct state *s, struct pb_request_in *request)
             s->run = (struct run){.socket = socket, .program = (int)pid, .ending = !watch(s, socket)};
             s->run.last = (request->head.request & ~PB_MEASURE) == PB_LAST_RUN;
             s->run.measure = request->head.request & PB_MEASURE;
-            s->run.report.delay_ns = ~0ull;
+            s->run.report.delay_ns = s->run.report.sampled_ns = ~0ull;
             s->run.started = started;
             struct pb_reply reply = {.kind = PB_STARTED, .pid = (int)pid};
             pb_send_reply(socket, &reply, -1);

@@ -18,7 +18,7 @@
 #define PB_MAX_FDS 250 /* the kernel's SCM_MAX_FD is 253 */
 
 enum pb_request { PB_SETUP = 1, PB_RUN = 2, PB_OPEN = 3, PB_LAST_RUN = 4 /* the box ends with it */, PB_PREPARE = 5 };
-#define PB_MEASURE 0x100u /* or'ed to a RUN: report how long the program waited for a CPU, which costs a look into /proc */
+#define PB_MEASURE 0x100u /* or'ed to a RUN: report the last two of pb_reply, which cost a few calls and a look into /proc */
 
 struct pb_head {
     uint32_t magic;
@@ -50,6 +50,7 @@ struct pb_reply {
     uint64_t blocks_in, blocks_out;
     uint64_t wall_ns; /* ENDED: from the program's start to the end of the run's last process */
     uint64_t delay_ns; /* ENDED: time in which the program's first thread could have run and did not; ~0 if not known */
+    uint64_t sampled_ns; /* ENDED: the program's CPU time by the clock that RLIMIT_CPU goes by; ~0 if not known */
 };
 
 enum pb_order_kind { PB_SIGNAL = 1, PB_SIGNAL_GROUP = 2, PB_KILL = 3 };

@@ -228,6 +228,16 @@ static inline uint64_t sys_monotonic_ns(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+/* A process's CPU time as sampled at timer ticks, by which RLIMIT_CPU goes: its CPUCLOCK_PROF, number 0 of its clocks
+ * (clock_getcpuclockid(3); kernel/time/posix-cpu-timers.c).  Also of one that has ended and was not waited for. */
+static inline uint64_t sys_sampled_cpu_ns(int pid)
+{
+    struct __kernel_timespec used;
+    if (SYS2(__NR_clock_gettime, (int)(~(unsigned)pid << 3), &used) < 0)
+        return ~0ull;
+    return (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
+}
+
 /* A number as text; `to` has room for 24 characters. */
 static inline size_t pb_number(uint64_t value, char *to, unsigned base)
 {

@@ -99,7 +99,8 @@ class Result(Generic[AnyStr]):
         frozenset()
     )  #: of "memory", "pids", "cpu_time", "wall_time", "idle_time", "output", "file_size"
     evidence: Mapping[str, object] = field(default_factory=dict)
-    #: share of wall time in which the run could have run and did not, as others had the CPUs; None: not measured
+    #: Share of wall time in which the run could have run and did not, as the CPUs were taken; None: not measured (no
+    #: limits were asked for).  On v2 of the whole run, some of it; on v1 of the program's first thread only.
     starved: float | None = None
     limits: Mapping[str, float] = field(
         default_factory=dict

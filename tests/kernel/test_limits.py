@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import subprocess
 import sys
@@ -431,6 +432,21 @@ def test_a_device_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_a_parent_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match="no such cgroup"):
         pysandbox.run(["true"], CgroupLimits(memory="64M", parent="/no/such/cgroup"))
+
+
+def test_a_parent_above_the_own_cgroup_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = cgroups.own_group()
+    assert group is not None
+    deeper = copy.copy(group)
+    parent = f"{group.folders()[0]}/parent-{os.getpid()}"
+    monkeypatch.setattr(deeper, "folders", lambda: [parent + "/deeper"])
+    monkeypatch.setattr("pysandbox.cgroups.find.own_group", lambda: deeper)
+    os.mkdir(parent)
+    try:
+        with pytest.raises(ConfigError, match="above the own cgroup"):
+            pysandbox.run(["true"], CgroupLimits(memory="64M", parent=parent))
+    finally:
+        os.rmdir(parent)
 
 
 def test_a_limit_that_the_kernel_refuses_is_named_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

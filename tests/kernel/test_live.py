@@ -293,7 +293,8 @@ def test_a_picture_without_matplotlib_says_what_to_install(monkeypatch: pytest.M
 
 LEAVES_A_LEAF = """
 import os, signal, sys, pysandbox
-box = pysandbox.Sandbox(pysandbox.CgroupLimits(memory="64M", pids=9)).__enter__()
+parent = sys.argv[2] if len(sys.argv) > 2 else None
+box = pysandbox.Sandbox(pysandbox.CgroupLimits(memory="64M", pids=9, parent=parent)).__enter__()
 process = box.popen(["sleep", "100"], stdout=pysandbox.DEVNULL, stderr=pysandbox.DEVNULL)
 if sys.argv[1] == "paused":
     box.pause()
@@ -323,3 +324,29 @@ def test_what_a_killed_application_left_is_swept_by_hand_and_the_livings_is_not(
         assert box.stats().processes == 1
     assert f"-{pid}-" in capsys.readouterr().out
     assert cli.main(["doctor", "--clean"]) == 0
+
+
+def test_what_was_left_below_a_named_parent_is_swept_by_hand_too(in_fresh_python: Fresh) -> None:
+    group = cgroups.own_group()
+    assert group is not None
+    name = f"swept-{os.getpid()}"
+    parents = [f"{folder}/{name}" for folder in group.folders()]
+    if isinstance(group, v1.Group):  # one path in all hierarchies
+        parents = [f"{point}/{name}" for controller, point in group._points.items() if controller in group._hierarchies]
+    for parent in parents:
+        os.mkdir(parent)
+    try:
+        done = in_fresh_python(LEAVES_A_LEAF, "running", parents[0])
+
+        def left() -> list[str]:
+            return [name for parent in parents for name in os.listdir(parent) if name.startswith("pysandbox-")]
+
+        assert left(), done.stderr
+        deadline = time.monotonic() + 20 * PATIENCE
+        while left() and time.monotonic() < deadline:
+            assert cli.main(["doctor", "--clean", "--parent", parents[0]]) == 0
+            time.sleep(0.05)
+        assert not left()
+    finally:
+        for parent in parents:
+            cgroups.base.remove_directory(parent)

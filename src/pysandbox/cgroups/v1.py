@@ -374,7 +374,8 @@ class Group(base.Group):
 
     def below(self, parent: str) -> Group:
         for point in self._points.values():
-            parent = parent.removeprefix(point) if parent.startswith(point + "/") else parent
+            if parent == point or parent.startswith(point + "/"):
+                parent = parent.removeprefix(point) or "/"
         there = {name: point + parent for name, point in self._points.items() if os.path.isdir(point + parent)}
         if not there:
             raise ConfigError(f"CgroupLimits(parent=): no such cgroup: {parent!r}", layers=("CgroupLimits",))

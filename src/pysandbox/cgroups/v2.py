@@ -226,7 +226,8 @@ class Group(base.Group):
         return [self._folder]
 
     def below(self, parent: str) -> Group:
-        folder = parent if parent.startswith(self._point + "/") else self._point + parent
+        inside = parent == self._point or parent.startswith(self._point + "/")
+        folder = parent if inside else self._point + parent
         if not os.path.isdir(folder):
             raise ConfigError(f"CgroupLimits(parent=): no such cgroup: {parent!r}", layers=("CgroupLimits",))
         if not os.access(folder, os.W_OK | os.X_OK):

@@ -116,6 +116,7 @@ class StartedRun:
 
     socket: socket.socket
     pid: int
+    number: int  #: of all the runs that were started in the box
 
     def order(self, kind: int, number: int = 0) -> None:
         """Tell init to signal or kill the run; a run that has ended already is no error."""
@@ -144,6 +145,7 @@ class Box:
         self._owner = os.getpid()
         self._lock = threading.RLock()  # of the conversation on the control socket
         self._ending = threading.Lock()  # of the pidfd, whose number may be another's once it is closed
+        self.runs_started = 0
         self.closed = False
         self._control: socket.socket | None = None
         self.pid = -1
@@ -338,6 +340,8 @@ class Box:
             request = (_LAST_RUN if last else _RUN) | (_MEASURE if measure else 0)
             try:
                 with self._lock:
+                    self.runs_started += 1
+                    number = self.runs_started
                     # It may overtake the answer to the set-up: init takes one after the other, and ends if that failed.
                     self._send(request, plan.encoded, [theirs.fileno(), *fds])
             except SandboxError as error:
@@ -353,7 +357,7 @@ class Box:
         except BaseException:
             ours.close()
             raise
-        return StartedRun(ours, reply.pid)
+        return StartedRun(ours, reply.pid, number)
 
     def _receive_start(self, ours: socket.socket, patience: float) -> Reply:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _MOMENT)

@@ -80,29 +80,26 @@ def check_command(
     if encoding is not None:
         try:
             "".encode(units.text(encoding, "encoding"))
-        except LookupError:
+        except (LookupError, UnicodeError):
             raise ConfigError(f"unknown encoding: {encoding!r}") from None
     if errors is not None:
         try:
             codecs.lookup_error(units.text(errors, "errors"))
         except LookupError:
             raise ConfigError(f"unknown error handler: {errors!r}") from None
-    if isinstance(bufsize, bool) or not isinstance(bufsize, int):
-        raise ConfigError(f"bufsize must be an int, not {bufsize!r}")
+        try:
+            b"\xff".decode("ascii", errors)
+        except UnicodeDecodeError:
+            pass  # "strict"
+        except Exception:
+            raise ConfigError(f"an error handler that cannot decode: {errors!r}") from None
+    if isinstance(bufsize, bool) or not isinstance(bufsize, int) or bufsize < -1:
+        raise ConfigError(f"bufsize must be an int from -1 up, not {bufsize!r}")
     if input is not None:
         if stdin not in (DEVNULL, PIPE):
             raise ConfigError("input and stdin exclude each other")
         stdin = PIPE
-        if isinstance(input, str):
-            if encoding is None:
-                raise ConfigError("input must be bytes, unless text or encoding is given")
-            input = input.encode(encoding, errors or "strict")
-        elif encoding is not None and not isinstance(input, (bytes, bytearray, memoryview)):
-            raise ConfigError(f"input must be str or bytes, not {type(input).__name__}")
-        try:
-            input = bytes(memoryview(input))
-        except TypeError:
-            raise ConfigError(f"input must be bytes, not {type(input).__name__}") from None
+        input = encoded_input(input, encoding, errors or "strict")
     for name, stream in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
         _check_stream(name, stream)
     if isinstance(pass_fds, (str, bytes)) or not isinstance(pass_fds, Iterable):
@@ -140,6 +137,22 @@ def check_command(
         sample_interval=None if sample_interval is None else units.seconds(sample_interval, "sample_interval"),
         on_pressure=on_pressure,
     )
+
+
+def encoded_input(input: object, encoding: str | None, errors: str) -> bytes:
+    """What is to be fed to a program, as bytes; str where there is an encoding, bytes always."""
+    if isinstance(input, str):
+        if encoding is None:
+            raise ConfigError("input must be bytes, unless text or encoding is given")
+        try:
+            return input.encode(encoding, errors)
+        except UnicodeError as error:
+            raise ConfigError(f"input cannot be encoded: {error}") from None
+    try:
+        return bytes(memoryview(input))  # type: ignore[arg-type]  # anything but a buffer is a TypeError
+    except TypeError:
+        also = "" if encoding is None else "str or "
+        raise ConfigError(f"input must be {also}bytes, not {type(input).__name__}") from None
 
 
 #: options whose value alone says whether they are right: no descriptor, nothing of the locale's, nothing large
@@ -180,7 +193,7 @@ def _check_open(fd: int, what: str) -> None:
 
 
 def _check_stream(name: str, stream: File) -> None:
-    if stream is None or stream in (PIPE, DEVNULL):
+    if stream is None or (type(stream) is int and stream in (PIPE, DEVNULL)):
         return
     if isinstance(stream, bool):
         raise ConfigError(f"{name} must be PIPE, DEVNULL, None, a descriptor or a file, not {stream!r}")

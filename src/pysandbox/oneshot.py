@@ -14,7 +14,7 @@ from .compose import DEFAULT, Base, compose
 from .interrupts import UNINTERRUPTED
 from .process import Popen
 from .result import Result
-from .sandbox import PopenOptions, RunOptions, checked
+from .sandbox import PopenOptions, RunOptions, checked, for_popen
 
 __all__ = ["popen", "run"]
 
@@ -148,9 +148,7 @@ def popen(
     **options: Any,
 ) -> Popen[Any]:
     """Start a program in a box of its own, which ends with it; see `Sandbox.popen`."""
-    options.setdefault("stdout", None)
-    options.setdefault("stderr", None)
-    command = checked(args, options)
+    command = checked(args, for_popen(options))
     begun = time.monotonic()
     blueprint = compose(layers, base, degrade)
     with UNINTERRUPTED:

@@ -24,7 +24,7 @@ from typing_extensions import Self
 from . import units, watch
 from .box import ENDED, ORDER_KILL, ORDER_SIGNAL, ORDER_SIGNAL_GROUP, REPLY, Box, Reply
 from .cgroups import Readings
-from .command import Command
+from .command import Command, encoded_input
 from .errors import ConfigError, SandboxError, SandboxTimeout, UnsupportedError
 from .hostload import HostLoad
 from .interrupts import INTERRUPTIBLE, UNINTERRUPTED
@@ -38,6 +38,21 @@ _NOT_KNOWN = (1 << 64) - 1
 _SLICE = 0.05  # seconds that a thread waits for another that steps, before it looks about
 _LONGEST_POLL = 86400.0  # seconds; poll(2) takes no more than 24 days
 _OOM_LOOKS = 50  # times that the counter of kills is looked at after an OOM, a millisecond apart
+
+
+class _Reader(io.FileIO):
+    """A pipe to read from; once it is cut, what was read before is all there is."""
+
+    is_cut = False
+
+    def readinto(self, buffer: Any) -> int | None:
+        return 0 if self.is_cut else super().readinto(buffer)
+
+    def readall(self) -> bytes | None:  # type: ignore[override]  # None as of any pipe that does not block
+        return b"" if self.is_cut else super().readall()
+
+    def read(self, size: int | None = -1) -> bytes | None:  # type: ignore[override]
+        return b"" if self.is_cut else super().read(-1 if size is None else size)
 
 
 class Popen(Generic[AnyStr]):
@@ -76,10 +91,12 @@ class Popen(Generic[AnyStr]):
         self._feed: memoryview | None = None
         self._quiet = False  # poll(2) has just found one thing alone
         self._collected: dict[str, bytearray] = {}
+        self._readers: dict[str, _Reader] = {}  # below the caller's streams
+        self._read_ahead: dict[str, Any] = {}  # what those had taken from their pipes, and given to nobody
         self._held: Held = launch(box, command, last_of_box=last_of_box)
         run = self._held.run
         assert run is not None
-        self._pid = run.pid
+        self._pid, self._number = run.pid, run.number
         started = time.monotonic()
         self._setup_time = started - begun
         self._supervisor = Supervisor(self._held.bounds, started, counted=self._held.leaf is not None)
@@ -123,9 +140,13 @@ class Popen(Generic[AnyStr]):
         held.close_far_ends()  # the caller waits for the end of the streams
         for name in list(held.pipes):
             os.set_blocking(held.pipes[name], True)
-            buffering = -1 if by_line else bufsize
-            mode = "wb" if name == "stdin" else "rb"
-            raw: Any = open(held.pipes[name], mode, buffering)  # noqa: SIM115  # the handle's user closes it
+            raw: Any
+            if name == "stdin":
+                raw = open(held.pipes[name], "wb", -1 if by_line else bufsize)  # noqa: SIM115  # its user closes it
+            else:
+                raw = self._readers[name] = _Reader(held.pipes[name], "rb")
+                if bufsize != 0:
+                    raw = io.BufferedReader(raw, bufsize if bufsize > 1 else io.DEFAULT_BUFFER_SIZE)
             del held.pipes[name]
             if encoding is not None:
                 through = name == "stdin" and not by_line
@@ -156,12 +177,13 @@ class Popen(Generic[AnyStr]):
                 cpu = self._held.leaf.cpu_time()
             if cpu is None:  # no cgroup, or none that counts
                 others = self._others(self)
-                sample = watch.look(self._box.pid, others, supervisor.bounds.memory)
+                sample = watch.look(self._box.pid, self._pid, others, supervisor.bounds.memory)
                 cpu, memory = sample.cpu, sample.memory
-                if not others and self._reaped_before is not None:
+                if self._reaped_before is not None:
                     cpu += watch.reaped_by(self._box.pid) - self._reaped_before  # orphans that have ended
-                else:
-                    self._reaped_before = None  # another run's may be among them
+                    if self._box.runs_started != self._number:
+                        self._reaped_before = None  # another run's may be among them
+                        cpu = sample.cpu
                 supervisor.processes_seen = max(supervisor.processes_seen, sample.processes)
                 if sample.cost * 10 > supervisor.bounds.look_interval:  # spend a tenth of one CPU on it at most
                     supervisor.bounds = replace(supervisor.bounds, look_interval=sample.cost * 10)
@@ -252,7 +274,7 @@ class Popen(Generic[AnyStr]):
         with self._held.leaf_lock:
             if self._held.leaf is not None:
                 return self._held.leaf.stats()
-        sample = watch.look(self._box.pid, self._others(self), None)
+        sample = watch.look(self._box.pid, self._pid, self._others(self), None)
         return Stats(time=time.monotonic(), processes=sample.processes, memory=sample.memory, cpu_time=sample.cpu)
 
     def freeze(self, frozen: bool) -> None:
@@ -389,14 +411,14 @@ class Popen(Generic[AnyStr]):
         raw = bytes(self._collected[name])
         encoding = self._command.encoding
         if encoding is None:
-            return raw
+            return self._read_ahead.get(name, b"") + raw
         try:
             # A limit may have cut a character in two; that is not the program's mistake.
             text = raw.decode(encoding, "replace" if self._supervisor.truncated else self._command.errors)
-        except UnicodeError as error:
+        except Exception as error:  # the caller's own error handlers may raise anything
             self._trouble = error
             text = raw.decode("ascii", "replace")
-        return text.replace("\r\n", "\n").replace("\r", "\n")
+        return self._read_ahead.get(name, "") + text.replace("\r\n", "\n").replace("\r", "\n")
 
     # --- input and output -----------------------------------------------------------------------------------
 
@@ -513,10 +535,7 @@ class Popen(Generic[AnyStr]):
     def _take_streams_back(self, input: AnyStr | None) -> None:
         """From the caller's file objects to bare descriptors that we may poll."""
         if input is not None:
-            if isinstance(input, str):
-                data: bytes = input.encode(self._command.encoding or "utf-8", self._command.errors)
-            else:
-                data = bytes(input)
+            data = encoded_input(input, self._command.encoding, self._command.errors)
             self._command = replace(self._command, input=data)
         for name in ("stdin", "stdout", "stderr"):
             stream = getattr(self, name)
@@ -525,6 +544,12 @@ class Popen(Generic[AnyStr]):
             if name == "stdin":
                 with contextlib.suppress(OSError):
                     stream.flush()
+            elif name in self._readers:
+                self._readers[name].is_cut = True
+                try:
+                    self._read_ahead[name] = stream.read()
+                except UnicodeError as error:
+                    self._trouble = error
             with UNINTERRUPTED:
                 self._held.pipes[name] = fd = os.dup(stream.fileno())
                 os.set_inheritable(fd, False)

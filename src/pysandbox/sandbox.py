@@ -308,9 +308,7 @@ class Sandbox:
         (`stdout=PIPE`); stdin, unlike there, is empty unless given.  Leaving the handle's block ends the program.
         """
         begun = time.monotonic()
-        options.setdefault("stdout", None)
-        options.setdefault("stderr", None)
-        command = checked(args, options)
+        command = checked(args, for_popen(options))
         with UNINTERRUPTED:
             process: Popen[Any] = self._start(command, begun)
             process.open_streams()
@@ -457,6 +455,13 @@ def _ready(box: Box) -> Box:
 
 
 _OPTIONS = frozenset(inspect.signature(check_command).parameters) - {"args"}
+
+
+def for_popen(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of `popen`: as in `subprocess`, the streams are the caller's own, and `input` is `communicate`'s."""
+    if "input" in options:
+        raise TypeError("popen takes no 'input': pass it to communicate()")
+    return {"stdout": None, "stderr": None, **options}
 
 
 def checked(args: Sequence[units.StrPath], options: dict[str, Any]) -> Command:

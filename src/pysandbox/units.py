@@ -15,6 +15,7 @@ StrPath = str | os.PathLike[str]
 _UNITS = {"b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(b|[kmgt](?:i?b)?)\s*", re.IGNORECASE)
 _LONGEST = 10**9  # seconds, thirty years
+_LONGEST_NUMBER = 100  # digits
 _LARGEST = 1 << 62  # what the kernel's signed counters hold
 
 
@@ -31,6 +32,8 @@ def size(value: object, what: str, *, least: int = 1) -> int:
         match = _SIZE.fullmatch(value)
         if match is None:
             raise ConfigError(f"{what}: {value!r} is no size; write a number with B, K, M, G or T, such as '256M'")
+        if len(match[1]) > _LONGEST_NUMBER:
+            raise ConfigError(f"{what}: a number of {len(match[1])} digits is no size")
         exact = Fraction(match[1]) * _UNITS[match[2][0].lower()]
         if exact.denominator != 1:
             raise ConfigError(f"{what}: {value!r} is not a whole number of bytes")

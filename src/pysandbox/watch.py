@@ -73,23 +73,37 @@ def reaped_by(init: int) -> float:
     return float(times.children_user + times.children_system)
 
 
-def look(init: int, others: Collection[int], memory_limit: int | None) -> Sample:
-    """Look at all processes below init but for the trees of `others`, the programs of other runs (pids inside)."""
-    begin = time.monotonic()
-    processes: list[psutil.Process] = []
-    try:
-        children = psutil.Process(init).children(recursive=True)
-    except psutil.Error:
-        children = []
-    left_out = {child.pid for child in children if others and _inside_pid(child.pid) in others}
+def _tree_of(own: int, children: list[psutil.Process], init: int, others: Collection[int]) -> list[psutil.Process]:
+    """Those of a box's processes that belong to one run.
+
+    A run beside which another was going on is below a keeper of its own (native/init.c), and so are its orphans; the
+    orphans of the one run that has none are below init itself.
+    """
+    tops: dict[int, int] = {}  # pid → the process right below init that it descends from
+    inside = {}
     for process in children:  # parents come before their children
         try:
-            if process.pid in left_out or process.ppid() in left_out:
-                left_out.add(process.pid)
-            else:
-                processes.append(process)
+            parent = process.ppid()
         except psutil.Error:
             continue
+        tops[process.pid] = process.pid if parent == init else tops.get(parent, process.pid)
+        inside[_inside_pid(process.pid)] = process.pid
+    program = inside.get(own, -1)
+    if program in tops and tops[program] != program:
+        return [process for process in children if tops.get(process.pid) == tops[program] != process.pid]
+    foreign = {tops[inside[other]] for other in others if inside.get(other) in tops}
+    return [process for process in children if tops.get(process.pid) not in foreign]
+
+
+def look(init: int, own: int, others: Collection[int], memory_limit: int | None) -> Sample:
+    """Look at the processes of one run: `own` is its program's pid inside the box, `others` are those of other runs."""
+    begin = time.monotonic()
+    try:
+        processes = psutil.Process(init).children(recursive=True)
+    except psutil.Error:
+        processes = []
+    if others:
+        processes = _tree_of(own, processes, init, others)
     cpu = 0.0
     for process in processes:
         try:

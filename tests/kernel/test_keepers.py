@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -94,3 +96,24 @@ def test_a_cpu_limit_that_no_cgroup_counts_is_named() -> None:
     assert ("cpu_time" in counted.enforcement) == (
         counted.enforcement["CgroupLimits"].level is not pysandbox.Level.FULL
     )
+
+
+def test_what_another_run_uses_beside_it_is_not_a_runs_own(
+    in_fresh_python: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    """Where no cgroup counts: not a run that comes and goes between two looks, nor an orphan that lives on."""
+    code = """
+import sys, pysandbox
+from pysandbox import Sandbox, Namespaces, ChrootJail
+burn = [sys.executable, "-S", "-c", "import time\\nwhile time.process_time() < 0.5: pass"]
+with Sandbox(Namespaces(), ChrootJail(), base=None) as box:
+    with box.popen(["sleep", "1.5"], cpu_time=0.3) as sleeper:
+        box.run(burn)
+        sleeper.wait()
+    print(sleeper.result.verdict.name, sleeper.result.usage.cpu_time < 0.2)
+    with box.popen(["sh", "-c", "(sh -c 'while :; do :; done' &); sleep 30"]) as noisy:
+        quiet = box.run(["sleep", "1.5"], cpu_time=0.4)
+    print(quiet.verdict.name, quiet.usage.cpu_time < 0.2)
+"""
+    done = in_fresh_python(code)
+    assert done.stdout.split() == ["OK", "True", "OK", "True"], done.stdout + done.stderr

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import gc
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -163,3 +165,45 @@ def test_files_without_a_descriptor_are_refused(box: Sandbox, tmp_path: Path) ->
         box.run(["true"], stdout=io.BytesIO())
     with pytest.raises(ConfigError):
         box.run(["true"], stdin=10_000)
+
+
+LINES = ["sh", "-c", "printf '1\\n2\\n3\\n'; sleep 0.1; printf '4\\n'"]
+
+
+@pytest.mark.parametrize("options", [{}, {"text": True}, {"bufsize": 1, "text": True}, {"bufsize": 0}], ids=str)
+def test_communicate_gives_what_was_read_ahead_too(box: Sandbox, options: dict[str, Any]) -> None:
+    with box.popen(LINES, stdout=PIPE, timeout=20, **options) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        rest = process.communicate()[0]
+    joined = first + rest
+    assert joined in (b"1\n2\n3\n4\n", "1\n2\n3\n4\n")
+    assert process.result.stdout == rest
+
+
+def test_popen_takes_no_input_which_is_communicates(box: Sandbox) -> None:
+    with pytest.raises(TypeError, match="communicate"):
+        box.popen(["cat"], input=b"x")  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="communicate"):
+        pysandbox.popen(["cat"], input=b"x")  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("wrong", [5, "text"])
+def test_communicate_refuses_what_is_no_input(box: Sandbox, wrong: Any) -> None:
+    with box.popen(["cat"], stdin=PIPE, stdout=PIPE) as process:
+        with pytest.raises(ConfigError, match="input"):
+            process.communicate(wrong)
+        assert process.communicate(b"right") == (b"right", None)
+
+
+def test_output_that_an_error_handler_of_the_callers_cannot_take_ends_the_run_all_the_same(box: Sandbox) -> None:
+    def refuse(error: UnicodeError) -> tuple[str, int]:
+        if isinstance(error, UnicodeDecodeError) and error.object != b"\xff":
+            raise KeyError("mine")
+        return "?", error.end
+
+    codecs.register_error("refuse", refuse)
+    with pytest.raises(KeyError, match="mine"):
+        box.run(["printf", r"\377\377"], encoding="ascii", errors="refuse")
+    assert not box.stats().processes
+    assert box.run(["true"]).verdict is Verdict.OK

@@ -75,3 +75,28 @@ def test_plans_that_are_kept_are_few_and_small() -> None:
     kept = compose((), DEFAULT, False).recent_plans
     assert 0 < len(kept) <= 32
     assert all(len(plan.encoded) <= 1 << 16 for plan in kept.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"errors": "xmlcharrefreplace", "encoding": "ascii"}, "cannot decode"),
+        ({"errors": "namereplace", "encoding": "ascii"}, "cannot decode"),
+        ({"encoding": "undefined"}, "unknown encoding"),
+        ({"input": "\u00e9", "encoding": "ascii"}, "cannot be encoded"),
+        ({"input": 5}, "input must be bytes"),
+        ({"stdin": -1.0}, "stdin must be"),
+        ({"stdout": -3.0}, "stdout must be"),
+        ({"bufsize": -7}, "bufsize"),
+        ({"max_output": "9" * 5000 + "M"}, "digits"),
+    ],
+    ids=str,
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_created(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        checked(["prog"], options)
+
+
+@pytest.mark.parametrize("errors", ["strict", "ignore", "replace", "surrogateescape", "backslashreplace"])
+def test_an_error_handler_that_decodes_is_taken(errors: str) -> None:
+    assert checked(["prog"], {"errors": errors, "encoding": "utf-8"}).errors == errors

@@ -106,12 +106,14 @@ class Capabilities(Layer):
     def contribute(self, blueprint: Blueprint) -> None:
         facts = blueprint.facts
         blueprint.init_capabilities = _mask(_INIT_NEEDS) | self.mask
+        reasons = [f"kept: {', '.join(self.keep)}"] if self.keep else []
         if facts.privileged or "user" in facts.namespaces:
             blueprint.add(self.name, Phase.PRIVILEGES, Verb.CAPBSET, self.mask)
+        else:
+            reasons.append("the bounding set stays as it is: only a privileged process may drop from it")
         blueprint.add(self.name, Phase.CAPABILITIES, Verb.CAPSET, self.mask)
-        kept = ", ".join(self.keep)
         blueprint.enforcement[self.name] = Enforcement(
-            Level.PARTIAL if kept else Level.FULL,
-            "capset: all five sets empty" if not kept else f"capset: all but {kept}",
-            f"kept: {kept}" if kept else "",
+            Level.PARTIAL if reasons else Level.FULL,
+            "capset: all five sets empty" if not reasons else "capset",
+            "; ".join(reasons),
         )

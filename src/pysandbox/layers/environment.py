@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import units
+from ..errors import ConfigError
 from ..plan import Blueprint
 from ..result import Enforcement, Level
 from .base import Layer
@@ -39,6 +40,9 @@ class Environment(Layer):
     def __post_init__(self) -> None:
         names = units.names(self.allow, "Environment(allow=)")
         object.__setattr__(self, "allow", tuple(units.text(name, "a name of Environment(allow=)") for name in names))
+        for name in self.allow:
+            if not name or "=" in name:
+                raise ConfigError(f"Environment(allow=): {name!r} is no name of a variable")
         object.__setattr__(self, "set", units.variables(self.set, "Environment(set=)"))
         units.flag(self.clean, "Environment(clean=)")
 

@@ -685,6 +685,7 @@ HEADINGS: list[tuple[str, list[Row]]] = [
                 "floods-what-is-dropped",
                 "writes without end, of which the first 64 KiB are kept",
                 sh("exec yes"),
+                timeout=1.0,  # time to start in, on a busy machine
                 options={"max_output": "64K", "truncate_output": True},
                 hit=WALL | OUTPUT,
                 truncated=True,

@@ -49,8 +49,9 @@ def wait_until_gone(marker: str, seconds: float = 5) -> set[int]:
 
 
 APPLICATION = """
-import sys, threading, time, pysandbox
+import signal, sys, threading, time, pysandbox
 marker, how = sys.argv[1:]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
 box = pysandbox.Sandbox(degrade=True).__enter__()
 script = "(setsid sh -c 'trap : TERM INT HUP; while :; do sleep 1; done' " + marker + " &) ; echo up; exec sleep 1000"
 proc = box.popen(["sh", "-c", script, marker], stdout=pysandbox.PIPE)

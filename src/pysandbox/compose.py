@@ -188,6 +188,7 @@ def _bound_processes(blueprint: Blueprint, limits: CgroupLimits) -> None:
     own = blueprint.rlimits.get(resource.RLIMIT_NPROC)
     if own is None or own > most:
         blueprint.add(limits.name, Phase.LIMITS, Verb.SETRLIMIT, resource.RLIMIT_NPROC, most, most)
+        blueprint.default_pids = blueprint.run_steps[-1]
     blueprint.cgroup = replace(request, pids=None, pids_by_rlimit=True)
 
 

@@ -165,6 +165,10 @@ class _Launcher:
             # a busy machine may be half as much again as what was used.
             bounds = replace(bounds, rlimit_cpu=math.ceil(2 * (bounds.cpu + bounds.extra)) + 1)
             soft = bounds.rlimit_cpu or 0
+            most = resource.getrlimit(resource.RLIMIT_CPU)[1]
+            if most != resource.RLIM_INFINITY and soft >= most:  # the caller may have no more
+                soft = max(1, most - 1)
+                bounds = replace(bounds, rlimit_cpu=soft)
             self.rlimits.append(("cpu_time", resource.RLIMIT_CPU, soft, soft + 1))
         held.bounds = bounds
         if self.request is not None:
@@ -274,10 +278,13 @@ class _Launcher:
     def plan(self) -> Plan:
         """The plan of the run; of the last few, those that are the same are made once."""
         command, blueprint = self.command, self.box.blueprint
-        key = (command.args, command.cwd, command.env, self.cgroups, *self.numbers, *self.rlimits)
+        # A cgroup's bound on processes, once asked for, takes the place of the rlimit that the default has.
+        leaf = self.held.leaf
+        counted = leaf is not None and leaf.request.asked and leaf.request.pids is not None
+        key = (command.args, command.cwd, command.env, counted, self.cgroups, *self.numbers, *self.rlimits)
         plan = blueprint.recent_plans.get(key)
         if plan is None:
-            plan = blueprint.run_plan(self._steps())
+            plan = blueprint.run_plan(self._steps(), default_pids=not counted)
             if len(plan.encoded) <= _KEPT_PLAN:
                 if len(blueprint.recent_plans) >= _KEPT_PLANS:
                     blueprint.recent_plans.clear()

@@ -323,6 +323,7 @@ class Blueprint:
     run_steps: list[Step] = field(default_factory=list)
     init_capabilities: int = 0  #: of init in a user namespace of its own, as the kernel's bits
     rlimits: dict[int, int] = field(default_factory=dict)  #: soft limits that the layers set, by the kernel's number
+    default_pids: Step | None = None  #: the one of the run's steps that bounds processes unasked
     next_tree: int = 0
     recent_plans: dict[tuple[object, ...], Plan] = field(default_factory=dict)  #: of runs, by what made them differ
 
@@ -353,6 +354,10 @@ class Blueprint:
         """The rest of it."""
         return Plan(tuple(step for step in self.box_plan if step.phase >= Phase.INIT_IDS))
 
-    def run_plan(self, more: list[Step]) -> Plan:
-        """The steps of one run: those of the layers and `more`, in the order of their phases."""
-        return Plan(tuple(sorted(self.run_steps + more, key=lambda step: step.phase)))
+    def run_plan(self, more: list[Step], *, default_pids: bool = True) -> Plan:
+        """The steps of one run: those of the layers and `more`, in the order of their phases.
+
+        `default_pids`: with the rlimit that bounds the processes where nobody asked for a bound.
+        """
+        own = [step for step in self.run_steps if default_pids or step is not self.default_pids]
+        return Plan(tuple(sorted(own + more, key=lambda step: step.phase)))

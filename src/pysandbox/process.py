@@ -7,6 +7,7 @@ import fcntl
 import io
 import math
 import os
+import resource
 import select
 import signal
 import socket
@@ -41,18 +42,31 @@ _OOM_LOOKS = 50  # times that the counter of kills is looked at after an OOM, a 
 
 
 class _Reader(io.FileIO):
-    """A pipe to read from; once it is cut, what was read before is all there is."""
+    """A pipe below a stream of the caller's; once others have read the rest of it, that is what it gives.
 
-    is_cut = False
+    So what the stream has read ahead, a character or a line's end by halves, is put together with what follows.
+    """
+
+    rest: bytes | None = None
 
     def readinto(self, buffer: Any) -> int | None:
-        return 0 if self.is_cut else super().readinto(buffer)
+        if self.rest is None:
+            return super().readinto(buffer)
+        count = min(len(buffer), len(self.rest))
+        buffer[:count], self.rest = self.rest[:count], self.rest[count:]
+        return count
 
     def readall(self) -> bytes | None:  # type: ignore[override]  # None as of any pipe that does not block
-        return b"" if self.is_cut else super().readall()
+        if self.rest is None:
+            return super().readall()
+        rest, self.rest = self.rest, b""
+        return rest
 
     def read(self, size: int | None = -1) -> bytes | None:  # type: ignore[override]
-        return b"" if self.is_cut else super().read(-1 if size is None else size)
+        if self.rest is None or size is None or size < 0:
+            return self.readall() if size is None or size < 0 else super().read(size)
+        piece, self.rest = self.rest[:size], self.rest[size:]
+        return piece
 
 
 class Popen(Generic[AnyStr]):
@@ -92,7 +106,6 @@ class Popen(Generic[AnyStr]):
         self._quiet = False  # poll(2) has just found one thing alone
         self._collected: dict[str, bytearray] = {}
         self._readers: dict[str, _Reader] = {}  # below the caller's streams
-        self._read_ahead: dict[str, Any] = {}  # what those had taken from their pipes, and given to nobody
         self._held: Held = launch(box, command, last_of_box=last_of_box)
         run = self._held.run
         assert run is not None
@@ -279,6 +292,7 @@ class Popen(Generic[AnyStr]):
 
     def freeze(self, frozen: bool) -> None:
         """Stop every process of the run, or let them go on; the time in between counts against no limit."""
+        self.poll()  # a run that has ended already was not paused
         with self._held.leaf_lock:
             leaf = self._held.leaf
             if leaf is None:
@@ -290,13 +304,27 @@ class Popen(Generic[AnyStr]):
             else:
                 self._supervisor.resume(time.monotonic())
 
-    def update(self, request: CgroupRequest) -> None:
-        """Put other limits in force."""
+    def check_update(self, request: CgroupRequest) -> None:
+        """Refuse a bound on processes above the one that an rlimit keeps already: that cannot be taken back."""
+        self.poll()  # what has ended keeps the limits that it had
+        leaf, most = self._held.leaf, self._box.blueprint.rlimits.get(resource.RLIMIT_NPROC)
+        if leaf is not None and leaf.request.pids_by_rlimit and most is not None and (request.pids or most) >= most:
+            raise UnsupportedError(
+                "update",
+                need=f"pids below {most}, which RLIMIT_NPROC of the run that is going on allows",
+                have=f"pids={request.pids}",
+                remedy="start the run with limits=CgroupLimits(pids=...)",
+            )
+
+    def update(self, request: CgroupRequest) -> CgroupRequest | None:
+        """Put other limits in force; returns those before."""
         with self._held.leaf_lock:
             if self._held.leaf is None:
                 self._refuse_unless_ended("update")
-            else:
-                self._held.leaf.update(request)
+                return None
+            before = self._held.leaf.request
+            self._held.leaf.update(request)
+            return before
 
     def _refuse_unless_ended(self, what: str) -> None:
         """A run that has just ended has no cgroup any more, and that is no error."""
@@ -410,15 +438,31 @@ class Popen(Generic[AnyStr]):
             return None
         raw = bytes(self._collected[name])
         encoding = self._command.encoding
+        reader = self._readers.get(name)
+        if reader is not None and reader.rest is not None:
+            return self._read_on(name, reader, raw)
         if encoding is None:
-            return self._read_ahead.get(name, b"") + raw
+            return raw
         try:
             # A limit may have cut a character in two; that is not the program's mistake.
             text = raw.decode(encoding, "replace" if self._supervisor.truncated else self._command.errors)
         except Exception as error:  # the caller's own error handlers may raise anything
             self._trouble = error
             text = raw.decode("ascii", "replace")
-        return self._read_ahead.get(name, "") + text.replace("\r\n", "\n").replace("\r", "\n")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
+
+    def _read_on(self, name: str, reader: _Reader, raw: bytes) -> Any:
+        """The output as from where the caller's own stream had come to."""
+        reader.rest = raw
+        stream = getattr(self, name)
+        try:
+            return stream.read()
+        except Exception as error:
+            if not self._supervisor.truncated:
+                self._trouble = error
+            return raw.decode(self._command.encoding or "ascii", "replace")
+        finally:
+            stream.close()
 
     # --- input and output -----------------------------------------------------------------------------------
 
@@ -538,24 +582,21 @@ class Popen(Generic[AnyStr]):
             data = encoded_input(input, self._command.encoding, self._command.errors)
             self._command = replace(self._command, input=data)
         for name in ("stdin", "stdout", "stderr"):
-            stream = getattr(self, name)
-            if stream is None or stream.closed:
+            stream, reader = getattr(self, name), self._readers.get(name)
+            if stream is None or stream.closed or (reader is not None and reader.rest is not None):
                 continue
             if name == "stdin":
                 with contextlib.suppress(OSError):
                     stream.flush()
-            elif name in self._readers:
-                self._readers[name].is_cut = True
-                try:
-                    self._read_ahead[name] = stream.read()
-                except UnicodeError as error:
-                    self._trouble = error
             with UNINTERRUPTED:
                 self._held.pipes[name] = fd = os.dup(stream.fileno())
                 os.set_inheritable(fd, False)
                 os.set_blocking(fd, False)
-                with contextlib.suppress(OSError):
-                    stream.close()
+                if reader is not None:
+                    reader.rest = b""
+                else:
+                    with contextlib.suppress(OSError):
+                        stream.close()
 
     def send_signal(self, sig: int) -> None:
         """Send a signal to the program; does nothing once it has ended."""

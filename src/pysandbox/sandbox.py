@@ -380,8 +380,20 @@ class Sandbox:
         if group is None:
             raise UnsupportedError("CgroupLimits", need="a cgroup of one's own", have=cgroups.why_not())
         group.check(request)
-        for process in self._running():
-            process.update(request)
+        running = self._running()
+        for process in running:
+            process.check_update(request)
+        done: list[tuple[Popen[Any], CgroupRequest | None]] = []
+        try:
+            for process in running:
+                before = process.update(request)
+                done.append((process, before))
+        except BaseException:
+            for process, before in done:
+                if before is not None:
+                    with contextlib.suppress(SandboxError):
+                        process.update(before)
+            raise
         box.limits = request
 
     def pause(self) -> None:

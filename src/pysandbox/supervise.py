@@ -277,6 +277,7 @@ class Supervisor:
     def end(self, ending: Ending, now: float) -> None:
         """Note the end of the program and of all its processes."""
         if self.ending is None:
+            self.resume(now)
             self.ending = ending
             self.ended_at = now
 
@@ -348,10 +349,6 @@ class Supervisor:
         if over_wall:  # nobody was there to stop it
             evidence["wall_time_limit"] = f"{self.wall_time:.4f} s passed, limit {self.bounds.wall} s"
             return Verdict.WALL_TIME_EXCEEDED
-        peak = max(self.memory_seen, self.ending.max_rss)
-        if self.bounds.memory is not None and peak > self.bounds.memory:  # it ended between two looks
-            evidence["memory_limit"] = f"{peak} bytes (ru_maxrss or the watch), limit {self.bounds.memory}"
-            return Verdict.MEMORY_EXCEEDED
         if self.truncated and not self.bounds.truncate:
             evidence["output"] = f"more than {self.bounds.output} bytes"
             return Verdict.OUTPUT_EXCEEDED

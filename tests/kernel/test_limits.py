@@ -443,8 +443,9 @@ def test_a_parent_above_the_own_cgroup_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("pysandbox.cgroups.find.own_group", lambda: deeper)
     os.mkdir(parent)
     try:
-        with pytest.raises(ConfigError, match="above the own cgroup"):
-            pysandbox.run(["true"], CgroupLimits(memory="64M", parent=parent))
+        for above in (parent, parent + "/", "/"):
+            with pytest.raises(ConfigError, match="above the own cgroup"):
+                pysandbox.run(["true"], CgroupLimits(memory="64M", parent=above))
     finally:
         os.rmdir(parent)
 
@@ -558,3 +559,16 @@ def test_a_leaf_of_a_run_that_was_let_go_serves_no_other() -> None:
         box._live.discard(process)
         with box.popen(["sleep", "60"]) as second:
             assert second._held.leaf is not first
+
+
+def test_a_cpu_limit_near_the_callers_own_hard_one_can_be_had(
+    in_fresh_python: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    code = """
+    import resource, pysandbox
+    resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+    for seconds in (20, 40, 59, 80):
+        print(pysandbox.run(["true"], cpu_time=seconds).verdict.name)
+    """
+    done = in_fresh_python(textwrap.dedent(code))
+    assert done.stdout.split() == ["OK"] * 4, done.stderr

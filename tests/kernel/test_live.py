@@ -15,6 +15,7 @@ import pytest
 
 import pysandbox
 from pysandbox import (
+    DEVNULL,
     PIPE,
     CgroupLimits,
     ConfigError,
@@ -350,3 +351,70 @@ def test_what_was_left_below_a_named_parent_is_swept_by_hand_too(in_fresh_python
     finally:
         for parent in parents:
             cgroups.base.remove_directory(parent)
+
+
+FORKS = """
+import os, time
+made = 0
+try:
+    for _ in range(400):
+        if os.fork() == 0:
+            time.sleep(60)
+        made += 1
+except OSError:
+    pass
+print(made)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pids", "made"), [(20, 19), (350, 349)])
+def test_a_bound_on_processes_that_is_asked_for_takes_the_place_of_the_defaults(pids: int, made: int) -> None:
+    forks = [sys.executable, "-S", "-E", "-c", FORKS]
+    with Sandbox() as box:
+        one = box.run(forks, limits=CgroupLimits(pids=pids))
+        box.update(CgroupLimits(pids=pids))
+        other = box.run(forks)
+        plain = box.run(["sh", "-c", "ulimit -p"], limits=CgroupLimits(memory="64M"))
+    assert (one.stdout, other.stdout) == (b"%d\n" % made,) * 2
+    assert one.limits_hit == other.limits_hit == {"pids"}
+    assert plain.returncode == 0
+
+
+def test_an_rlimit_of_a_run_that_goes_on_is_not_called_a_higher_bound() -> None:
+    with Sandbox() as box, box.popen(["sleep", "60"]):
+        if box.enforcement["CgroupLimits"].mechanism.endswith("refusals not counted"):
+            with pytest.raises(UnsupportedError, match="RLIMIT_NPROC"):
+                box.update(CgroupLimits(pids=350))
+        box.update(CgroupLimits(pids=50))
+
+
+def test_an_update_that_one_run_refuses_changes_none() -> None:
+    if not isinstance(cgroups.own_group(), v1.Group):
+        return  # v2 takes any value, and kills
+    hold = "x = bytearray(b'x') * (%d << 20)\nprint(flush=True)\ninput()\ny = bytearray(b'x') * (150 << 20)"
+    with Sandbox(CgroupLimits(memory="400M")) as box:
+        runs = [
+            box.popen([sys.executable, "-S", "-E", "-c", hold % size], stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
+            for size in (1, 200, 1)
+        ]
+        for run in runs:
+            assert run.stdout is not None
+            run.stdout.readline()
+        with pytest.raises(SetupError):
+            box.update(CgroupLimits(memory="100M"))
+        for run in runs:
+            run.communicate(b"\n")
+    assert [run.result.verdict for run in runs] == [Verdict.OK] * 3
+    assert [run.result.limits["memory"] for run in runs] == [400 << 20] * 3
+
+
+def test_a_pause_after_the_end_takes_nothing_off_the_wall_time() -> None:
+    with Sandbox() as box, box.popen(["sleep", "0.4"], timeout=0.2) as process:
+        time.sleep(1 * PATIENCE)
+        box.pause()
+        time.sleep(0.3)
+        box.resume()
+        process.wait()
+    assert process.result.verdict is Verdict.WALL_TIME_EXCEEDED
+    assert process.result.usage.wall_time >= 0.4

@@ -207,3 +207,20 @@ def test_output_that_an_error_handler_of_the_callers_cannot_take_ends_the_run_al
         box.run(["printf", r"\377\377"], encoding="ascii", errors="refuse")
     assert not box.stats().processes
     assert box.run(["true"]).verdict is Verdict.OK
+
+
+@pytest.mark.parametrize("bufsize", [-1, 0, 1])
+@pytest.mark.parametrize("errors", ["strict", "replace"])
+@pytest.mark.parametrize(
+    ("body", "encoding"), [("\u00e9" * 6000, "utf-8"), ("\r\n" * 6000, "utf-8"), ("x\u00e9\n" * 3000, "utf-16")]
+)
+def test_text_is_decoded_in_one_piece_however_it_is_read(
+    box: Sandbox, body: str, encoding: str, errors: str, bufsize: int
+) -> None:
+    box.write_file("text", ("ab\n" + body).encode(encoding))
+    with box.popen(["cat", "text"], stdout=PIPE, encoding=encoding, errors=errors, bufsize=bufsize) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ab\n"
+        rest = process.communicate()[0]
+    assert rest == body.replace("\r\n", "\n")
+    assert process.result.stdout == rest

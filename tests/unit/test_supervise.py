@@ -638,12 +638,12 @@ def test_a_tree_that_will_not_die_takes_the_box_with_it() -> None:
     assert "not gone" in str(evidence["box"])
 
 
-@pytest.mark.parametrize(("peak", "verdict"), [(4096, Verdict.OK), (4097, Verdict.MEMORY_EXCEEDED)])
-def test_memory_that_was_used_between_two_looks_counts_at_the_end(peak: int, verdict: Verdict) -> None:
-    run = supervisor(counted=False, memory=4096)
-    found, hit, evidence = conclude(run, exited(0, max_rss=peak))
-    assert found is verdict
-    assert ("memory" in hit) is ("memory_limit" in evidence) is (verdict is Verdict.MEMORY_EXCEEDED)
+def test_time_in_which_a_run_was_paused_to_its_end_is_no_wall_time() -> None:
+    run = supervisor(wall=1.0)
+    run.pause(START + 0.5)
+    run.end(killed_by(signal.SIGKILL, wall=9.0), START + 9)
+    assert run.wall_time == 0.5
+    assert "wall_time" not in run.verdict(NOTHING)[1]
 
 
 @pytest.mark.parametrize(("wall", "verdict"), [(1.999, Verdict.OK), (2.0, Verdict.WALL_TIME_EXCEEDED)])

@@ -191,7 +191,7 @@ def group_for(request: CgroupRequest) -> Group | None:
         return None
     below = group.below(request.parent)
     for own in group.folders():
-        if any(own.startswith(folder + "/") for folder in below.folders()):
+        if any(own != folder.rstrip("/") and own.startswith(folder.rstrip("/") + "/") for folder in below.folders()):
             raise ConfigError(
                 f"CgroupLimits(parent={request.parent!r}) is above the own cgroup, whose limits would be left behind",
                 layers=("CgroupLimits",),

@@ -302,6 +302,8 @@ class Leaf(base.Leaf):
         return event
 
     def oom_event(self) -> int | None:
+        if "memory" not in self._paths:
+            return None
         if ("event", "memory.oom_control") in self._fds:
             return self._fds["event", "memory.oom_control"]
         try:
@@ -310,6 +312,8 @@ class Leaf(base.Leaf):
             return None
 
     def pressure_event(self) -> tuple[int, int]:
+        if "memory" not in self._paths:
+            raise UnsupportedError("on_pressure", need="the memory controller", have=", ".join(sorted(self._paths)))
         if ("event", "memory.pressure_level") not in self._fds:
             self._event("memory.pressure_level", "medium")
         return self._fds["event", "memory.pressure_level"], select.POLLIN

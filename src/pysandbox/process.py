@@ -460,7 +460,7 @@ class Popen(Generic[AnyStr]):
         except Exception as error:
             if not self._supervisor.truncated:
                 self._trouble = error
-            return raw.decode(self._command.encoding or "ascii", "replace")
+            return raw.decode("ascii", "replace")  # which no codec can refuse
         finally:
             stream.close()
 

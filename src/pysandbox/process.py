@@ -190,7 +190,8 @@ class Popen(Generic[AnyStr]):
                 cpu = self._held.leaf.cpu_time()
             if cpu is None:  # no cgroup, or none that counts
                 others = self._others(self)
-                sample = watch.look(self._box.pid, self._pid, others, supervisor.bounds.memory)
+                alone = self._box.runs_started == self._number
+                sample = watch.look(self._box.pid, self._pid, others, supervisor.bounds.memory, alone=alone)
                 cpu, memory = sample.cpu, sample.memory
                 if self._reaped_before is not None:
                     cpu += watch.reaped_by(self._box.pid) - self._reaped_before  # orphans that have ended
@@ -287,7 +288,9 @@ class Popen(Generic[AnyStr]):
         with self._held.leaf_lock:
             if self._held.leaf is not None:
                 return self._held.leaf.stats()
-        sample = watch.look(self._box.pid, self._pid, self._others(self), None)
+        sample = watch.look(
+            self._box.pid, self._pid, self._others(self), None, alone=self._box.runs_started == self._number
+        )
         return Stats(time=time.monotonic(), processes=sample.processes, memory=sample.memory, cpu_time=sample.cpu)
 
     def freeze(self, frozen: bool) -> None:

@@ -91,18 +91,23 @@ def _tree_of(own: int, children: list[psutil.Process], init: int, others: Collec
     program = inside.get(own, -1)
     if program in tops and tops[program] != program:
         return [process for process in children if tops.get(process.pid) == tops[program] != process.pid]
+    if not others:  # those that were beside it have ended, but for a keeper perhaps, to which their time counts
+        return [process for process in children if tops.get(process.pid) == program]
     foreign = {tops[inside[other]] for other in others if inside.get(other) in tops}
     return [process for process in children if tops.get(process.pid) not in foreign]
 
 
-def look(init: int, own: int, others: Collection[int], memory_limit: int | None) -> Sample:
-    """Look at the processes of one run: `own` is its program's pid inside the box, `others` are those of other runs."""
+def look(init: int, own: int, others: Collection[int], memory_limit: int | None, *, alone: bool = False) -> Sample:
+    """Look at the processes of one run: `own` is its program's pid inside the box, `others` are those of other runs.
+
+    `alone`: no other run was started in the box since this one was.
+    """
     begin = time.monotonic()
     try:
         processes = psutil.Process(init).children(recursive=True)
     except psutil.Error:
         processes = []
-    if others:
+    if others or not alone:
         processes = _tree_of(own, processes, init, others)
     cpu = 0.0
     for process in processes:

@@ -11,7 +11,8 @@ from .features import check_platform as _check_platform
 
 _check_platform()
 
-# E402 below: the rest is imported only once it is clear that it can work here.
+# The rest is imported only once it is clear that it can work here; hence each noqa below, E402 being an import that is
+# not at the top.
 from .cgroups import vacate_cgroup  # noqa: E402
 from .command import DEVNULL, PIPE, STDOUT  # noqa: E402
 from .errors import (  # noqa: E402

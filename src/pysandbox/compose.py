@@ -12,7 +12,7 @@ from dataclasses import replace
 from . import features, units
 from .errors import ConfigError
 from .layers import Capabilities, CgroupLimits, ChrootJail, Environment, Layer, Namespaces, Rlimits, ambient
-from .plan import Blueprint, Facts, Phase, Verb, filled
+from .plan import Blueprint, Facts, Phase, Step, Verb, filled
 from .result import Enforcement, Level
 
 
@@ -187,8 +187,8 @@ def _bound_processes(blueprint: Blueprint, limits: CgroupLimits) -> None:
     most = request.pids + 1  # init may count too
     own = blueprint.rlimits.get(resource.RLIMIT_NPROC)
     if own is None or own > most:
-        blueprint.add(limits.name, Phase.LIMITS, Verb.SETRLIMIT, resource.RLIMIT_NPROC, most, most)
-        blueprint.default_pids = blueprint.run_steps[-1]
+        limit = (int(resource.RLIMIT_NPROC), most, most)
+        blueprint.default_pids = Step(Phase.LIMITS, Verb.SETRLIMIT, limit, limits.name)
     blueprint.cgroup = replace(request, pids=None, pids_by_rlimit=True)
 
 

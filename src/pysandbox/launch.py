@@ -43,6 +43,7 @@ class Held:
     last_of_box: bool  #: the box ends with this run
     run: StartedRun | None = None
     leaf: Leaf | None = None
+    rlimit_pids: int | None = None  #: the tightest RLIMIT_NPROC that the run starts with, where we set one
     pipes: dict[str, int] = field(default_factory=dict)  #: our ends: "stdin", "stdout", "stderr"
     #: The program's ends of the pipes.  When we collect the output ourselves they stay open here until the run has
     #: ended, which init tells; else their closing would wake us once more, and earlier, for nothing.
@@ -152,6 +153,7 @@ class _Launcher:
         self.cgroups = 0  # the first of them, which the child joins
         self.numbers: list[int] = []  # the rest of them, by what they are to be in the child
         self.rlimits: list[tuple[str, int, int, int]] = []  # layer, resource, soft, hard
+        self.default_pids = True  # with the rlimit of the default's; a bound that was asked for takes its place
 
     def limit(self) -> None:
         """Make the run's cgroup, or put the watch in its place where that is allowed."""
@@ -209,6 +211,8 @@ class _Launcher:
             why = error.have if isinstance(error, UnsupportedError) else str(error)
             self._watch_instead(request, why)
             return
+        self.default_pids = not request.asked or request.pids is None
+        held.rlimit_pids = self.box.blueprint.least_pids(default_pids=self.default_pids)
         self.fds += held.leaf.attach_fds()
         self.cgroups = len(self.fds)
         held.enforcement["CgroupLimits"] = row
@@ -223,6 +227,7 @@ class _Launcher:
         if request.pids is not None:
             if features.counts_processes(namespaces):
                 kept.append("processes by RLIMIT_NPROC")
+                self.default_pids = False
                 self._add_rlimit(resource.RLIMIT_NPROC, request.pids + 1)
             else:
                 missing.append("pids")
@@ -278,13 +283,10 @@ class _Launcher:
     def plan(self) -> Plan:
         """The plan of the run; of the last few, those that are the same are made once."""
         command, blueprint = self.command, self.box.blueprint
-        # A cgroup's bound on processes, once asked for, takes the place of the rlimit that the default has.
-        leaf = self.held.leaf
-        counted = leaf is not None and leaf.request.asked and leaf.request.pids is not None
-        key = (command.args, command.cwd, command.env, counted, self.cgroups, *self.numbers, *self.rlimits)
+        key = (command.args, command.cwd, command.env, self.default_pids, self.cgroups, *self.numbers, *self.rlimits)
         plan = blueprint.recent_plans.get(key)
         if plan is None:
-            plan = blueprint.run_plan(self._steps(), default_pids=not counted)
+            plan = blueprint.run_plan(self._steps(), default_pids=self.default_pids)
             if len(plan.encoded) <= _KEPT_PLAN:
                 if len(blueprint.recent_plans) >= _KEPT_PLANS:
                     blueprint.recent_plans.clear()

@@ -11,6 +11,7 @@ Imports nothing that needs a kernel.
 from __future__ import annotations
 
 import enum
+import resource
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -323,7 +324,7 @@ class Blueprint:
     run_steps: list[Step] = field(default_factory=list)
     init_capabilities: int = 0  #: of init in a user namespace of its own, as the kernel's bits
     rlimits: dict[int, int] = field(default_factory=dict)  #: soft limits that the layers set, by the kernel's number
-    default_pids: Step | None = None  #: the one of the run's steps that bounds processes unasked
+    default_pids: Step | None = None  #: a run's step that bounds processes unasked, tighter than the layers do
     next_tree: int = 0
     recent_plans: dict[tuple[object, ...], Plan] = field(default_factory=dict)  #: of runs, by what made them differ
 
@@ -359,5 +360,11 @@ class Blueprint:
 
         `default_pids`: with the rlimit that bounds the processes where nobody asked for a bound.
         """
-        own = [step for step in self.run_steps if default_pids or step is not self.default_pids]
-        return Plan(tuple(sorted(own + more, key=lambda step: step.phase)))
+        own = [*self.run_steps, self.default_pids] if default_pids and self.default_pids else self.run_steps
+        return Plan(tuple(sorted([*own, *more], key=lambda step: step.phase)))
+
+    def least_pids(self, *, default_pids: bool) -> int | None:
+        """The tightest RLIMIT_NPROC of a run that is planned so."""
+        if default_pids and self.default_pids is not None:
+            return int(str(self.default_pids.args[1]))
+        return self.rlimits.get(resource.RLIMIT_NPROC)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import math
 import os
-import resource
 import select
 import signal
 import socket
@@ -22,7 +20,7 @@ from typing import IO, Any, AnyStr, Generic
 
 from typing_extensions import Self
 
-from . import units, watch
+from . import streams, units, watch
 from .box import ENDED, ORDER_KILL, ORDER_SIGNAL, ORDER_SIGNAL_GROUP, REPLY, Box, Reply
 from .cgroups import Readings
 from .command import Command, encoded_input
@@ -39,34 +37,6 @@ _NOT_KNOWN = (1 << 64) - 1
 _SLICE = 0.05  # seconds that a thread waits for another that steps, before it looks about
 _LONGEST_POLL = 86400.0  # seconds; poll(2) takes no more than 24 days
 _OOM_LOOKS = 50  # times that the counter of kills is looked at after an OOM, a millisecond apart
-
-
-class _Reader(io.FileIO):
-    """A pipe below a stream of the caller's; once others have read the rest of it, that is what it gives.
-
-    So what the stream has read ahead, a character or a line's end by halves, is put together with what follows.
-    """
-
-    rest: bytes | None = None
-
-    def readinto(self, buffer: Any) -> int | None:
-        if self.rest is None:
-            return super().readinto(buffer)
-        count = min(len(buffer), len(self.rest))
-        buffer[:count], self.rest = self.rest[:count], self.rest[count:]
-        return count
-
-    def readall(self) -> bytes | None:  # type: ignore[override]  # None as of any pipe that does not block
-        if self.rest is None:
-            return super().readall()
-        rest, self.rest = self.rest, b""
-        return rest
-
-    def read(self, size: int | None = -1) -> bytes | None:  # type: ignore[override]
-        if self.rest is None or size is None or size < 0:
-            return self.readall() if size is None or size < 0 else super().read(size)
-        piece, self.rest = self.rest[:size], self.rest[size:]
-        return piece
 
 
 class Popen(Generic[AnyStr]):
@@ -105,7 +75,7 @@ class Popen(Generic[AnyStr]):
         self._feed: memoryview | None = None
         self._quiet = False  # poll(2) has just found one thing alone
         self._collected: dict[str, bytearray] = {}
-        self._readers: dict[str, _Reader] = {}  # below the caller's streams
+        self._readers: dict[str, streams.Reader] = {}  # below the caller's streams
         self._held: Held = launch(box, command, last_of_box=last_of_box)
         run = self._held.run
         assert run is not None
@@ -143,28 +113,17 @@ class Popen(Generic[AnyStr]):
 
     def open_streams(self) -> None:
         """Make the caller's file objects of the pipes, blocking ones."""
-        held, encoding, errors, bufsize = (
-            self._held,
-            self._command.encoding,
-            self._command.errors,
-            self._command.bufsize,
-        )
-        by_line = encoding is not None and bufsize == 1
+        held, command = self._held, self._command
         held.close_far_ends()  # the caller waits for the end of the streams
         for name in list(held.pipes):
-            os.set_blocking(held.pipes[name], True)
-            raw: Any
-            if name == "stdin":
-                raw = open(held.pipes[name], "wb", -1 if by_line else bufsize)  # noqa: SIM115  # its user closes it
-            else:
-                raw = self._readers[name] = _Reader(held.pipes[name], "rb")
-                if bufsize != 0:
-                    raw = io.BufferedReader(raw, bufsize if bufsize > 1 else io.DEFAULT_BUFFER_SIZE)
+            fd = held.pipes[name]
+            os.set_blocking(fd, True)
+            raw: streams.Reader | None = None
+            if name != "stdin":
+                raw = self._readers[name] = streams.Reader(fd, "rb")
+            stream = streams.opened(raw or fd, command.encoding, command.errors, command.bufsize)
             del held.pipes[name]
-            if encoding is not None:
-                through = name == "stdin" and not by_line
-                raw = io.TextIOWrapper(raw, encoding, errors, line_buffering=by_line, write_through=through)
-            setattr(self, name, raw)
+            setattr(self, name, stream)
 
     # --- watching over it -----------------------------------------------------------------------------------
 
@@ -310,8 +269,8 @@ class Popen(Generic[AnyStr]):
     def check_update(self, request: CgroupRequest) -> None:
         """Refuse a bound on processes above the one that an rlimit keeps already: that cannot be taken back."""
         self.poll()  # what has ended keeps the limits that it had
-        leaf, most = self._held.leaf, self._box.blueprint.rlimits.get(resource.RLIMIT_NPROC)
-        if leaf is not None and leaf.request.pids_by_rlimit and most is not None and (request.pids or most) >= most:
+        most = self._held.rlimit_pids
+        if self._held.leaf is not None and most is not None and request.pids is not None and request.pids >= most:
             raise UnsupportedError(
                 "update",
                 need=f"pids below {most}, which RLIMIT_NPROC of the run that is going on allows",
@@ -439,33 +398,16 @@ class Popen(Generic[AnyStr]):
     def _output(self, name: str) -> Any:
         if name not in self._collected:
             return None
-        raw = bytes(self._collected[name])
-        encoding = self._command.encoding
-        reader = self._readers.get(name)
-        if reader is not None and reader.rest is not None:
-            return self._read_on(name, reader, raw)
-        if encoding is None:
-            return raw
+        raw, reader = bytes(self._collected[name]), self._readers.get(name)
+        encoding, errors, cut = self._command.encoding, self._command.errors, self._supervisor.truncated
         try:
-            # A limit may have cut a character in two; that is not the program's mistake.
-            text = raw.decode(encoding, "replace" if self._supervisor.truncated else self._command.errors)
-        except Exception as error:  # the caller's own error handlers may raise anything
-            self._trouble = error
-            text = raw.decode("ascii", "replace")
-        return text.replace("\r\n", "\n").replace("\r", "\n")
-
-    def _read_on(self, name: str, reader: _Reader, raw: bytes) -> Any:
-        """The output as from where the caller's own stream had come to."""
-        reader.rest = raw
-        stream = getattr(self, name)
-        try:
-            return stream.read()
-        except Exception as error:
-            if not self._supervisor.truncated:
+            if reader is not None and reader.rest is not None:
+                return streams.read_on(getattr(self, name), reader, raw)
+            return streams.decoded(raw, encoding, "replace" if cut else errors)
+        except Exception as error:  # the caller's own codecs and error handlers may raise anything
+            if not cut:  # a limit may have cut a character in two; that is not the program's mistake
                 self._trouble = error
             return raw.decode("ascii", "replace")  # which no codec can refuse
-        finally:
-            stream.close()
 
     # --- input and output -----------------------------------------------------------------------------------
 
@@ -491,7 +433,7 @@ class Popen(Generic[AnyStr]):
     def _write_input(self) -> None:
         assert self._feed is not None
         try:
-            written = _write_to_pipe(self._held.pipes["stdin"], self._feed[:_CHUNK])
+            written = streams.write_to_pipe(self._held.pipes["stdin"], self._feed[:_CHUNK])
         except BlockingIOError:
             return
         except OSError:  # EPIPE: the program does not want it, which is its right
@@ -592,14 +534,7 @@ class Popen(Generic[AnyStr]):
                 with contextlib.suppress(OSError):
                     stream.flush()
             with UNINTERRUPTED:
-                self._held.pipes[name] = fd = os.dup(stream.fileno())
-                os.set_inheritable(fd, False)
-                os.set_blocking(fd, False)
-                if reader is not None:
-                    reader.rest = b""
-                else:
-                    with contextlib.suppress(OSError):
-                        stream.close()
+                self._held.pipes[name] = streams.taken_back(stream, reader)
 
     def send_signal(self, sig: int) -> None:
         """Send a signal to the program; does nothing once it has ended."""
@@ -693,17 +628,3 @@ def _receive(ours: socket.socket) -> bytes:
         except OSError:
             break
     return b""
-
-
-def _write_to_pipe(fd: int, data: memoryview) -> int:
-    """write(2), without a SIGPIPE for an application that does not ignore it as Python does."""
-    if signal.getsignal(signal.SIGPIPE) is not signal.SIG_DFL:
-        return os.write(fd, data)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
-    try:
-        return os.write(fd, data)
-    except BrokenPipeError:
-        signal.sigtimedwait({signal.SIGPIPE}, 0)
-        raise
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

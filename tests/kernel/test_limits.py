@@ -551,6 +551,22 @@ def test_every_limit_that_is_not_kept_without_a_cgroup_is_named(monkeypatch: pyt
     assert all(name in row.reason for name in ("memory_high", "cpus", "cpu_weight", "cpuset"))
 
 
+@pytest.mark.parametrize("pids", [20, 350])
+def test_a_bound_on_processes_that_is_asked_for_is_the_one_that_an_rlimit_keeps(
+    monkeypatch: pytest.MonkeyPatch, pids: int
+) -> None:
+    monkeypatch.setattr(cgroups, "group_for", lambda request: None)
+    with Sandbox(degrade=True) as box:
+        result = box.run(["sh", "-c", "ulimit -p"], limits=CgroupLimits(pids=pids))
+        tighter = box.run(["sh", "-c", "ulimit -p"])
+    row = result.enforcement["CgroupLimits"]
+    if "RLIMIT_NPROC" in row.mechanism:
+        assert result.stdout == b"%d\n" % (pids + 1)
+        assert tighter.stdout == b"257\n"
+    else:
+        assert "pids" in row.reason
+
+
 def test_a_leaf_of_a_run_that_was_let_go_serves_no_other() -> None:
     with Sandbox(CgroupLimits(memory="64M")) as box:
         process = box.popen(["sleep", "60"])

@@ -389,6 +389,12 @@ def test_an_rlimit_of_a_run_that_goes_on_is_not_called_a_higher_bound() -> None:
         box.update(CgroupLimits(pids=50))
 
 
+def test_an_update_of_the_memory_alone_leaves_the_defaults_bound_on_processes() -> None:
+    with Sandbox() as box, box.popen(["sleep", "60"]) as process:
+        box.update(CgroupLimits(memory="64M"))
+        assert process._held.limits["memory"] == 64 << 20
+
+
 def test_an_update_that_one_run_refuses_changes_none() -> None:
     if not isinstance(cgroups.own_group(), v1.Group):
         return  # v2 takes any value, and kills

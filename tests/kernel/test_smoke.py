@@ -1,3 +1,5 @@
+"""A box can be had at all: what is looked at first when everything fails."""
+
 from __future__ import annotations
 
 import pysandbox

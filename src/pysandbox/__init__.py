@@ -14,6 +14,7 @@ _check_platform()
 # The rest is imported only once it is clear that it can work here; hence each noqa below, E402 being an import that is
 # not at the top.
 from .cgroups import vacate_cgroup  # noqa: E402
+from .changes import Change  # noqa: E402
 from .command import DEVNULL, PIPE, STDOUT  # noqa: E402
 from .errors import (  # noqa: E402
     CallError,
@@ -58,6 +59,7 @@ __all__ = [
     "CallError",
     "Capabilities",
     "CgroupLimits",
+    "Change",
     "ChrootJail",
     "CommandNotExecutableError",
     "CommandNotFoundError",

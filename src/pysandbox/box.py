@@ -22,13 +22,13 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from . import descriptors, features
+from . import descriptors, features, trees
 from ._native import lib
 from .cgroups import Leaves
 from .errors import SandboxError, SetupError, UnsupportedError
@@ -38,7 +38,7 @@ from .plan import Blueprint, IdRequest, Plan, Step
 
 _HEAD = struct.Struct("=IIII")
 _MAGIC = 0x50594258
-_SETUP, _RUN, _OPEN, _LAST_RUN, _PREPARE = 1, 2, 3, 4, 5
+_SETUP, _RUN, _OPEN, _LAST_RUN, _PREPARE, _UPPER = 1, 2, 3, 4, 5, 6
 _MEASURE = 0x100
 _OPEN_BODY = struct.Struct("=IIIII")
 REPLY = struct.Struct("=IIiiiI10Q")
@@ -141,6 +141,7 @@ class Box:
         self.has_other_ids = False  # than ours
         self.leaves = Leaves()
         self.limits = blueprint.cgroup  # of runs to come; `Sandbox.update` changes them
+        self._kept: list[int] = []  # folders that are locked while the box is there
         self.null = -1  # /dev/null, for the streams of runs that go there
         self._owner = os.getpid()
         self._lock = threading.RLock()  # of the conversation on the control socket
@@ -176,7 +177,7 @@ class Box:
         try:
             if self.blueprint.ids is not None:
                 self._map_ids(self.blueprint.ids)
-            self._send(_SETUP, self.blueprint.setup_plan.encoded)
+            self._send_setup()
         except SandboxError:
             if _is_readable(self._control.fileno(), 0):
                 self._take_setup_reply()  # init has ended, and said why
@@ -198,6 +199,56 @@ class Box:
                 arguments["namespaces"] = " ".join(sorted(self.blueprint.facts.namespaces))
             raise _setup_error(spawned.error, "Namespaces" if step == "clone" else "init", step, arguments)
         self.pid, self.pidfd = spawned.pid, spawned.pidfd
+
+    def _send_setup(self) -> None:
+        plan = self.blueprint.setup_plan.encoded
+        self._keep_folders()
+        if not self.blueprint.given:
+            self._send(_SETUP, plan)
+            return
+        facts = self.blueprint.facts
+        ids = self.payload_ids if self.blueprint.ids is not None else (facts.uid, facts.gid)
+        with trees.given(self.blueprint.given, ids, self._in_user_namespace) as fds:
+            self._send(_SETUP, plan, fds)
+
+    def _keep_folders(self) -> None:
+        """Hold what the box stands on: its image is not removed meanwhile, and what it writes to is nobody else's."""
+        for folder, mode in ((self.blueprint.image, fcntl.LOCK_SH), (self.blueprint.kept, fcntl.LOCK_EX)):
+            if folder is None:
+                continue
+            try:
+                fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                self._kept.append(fd)
+                fcntl.flock(fd, mode | fcntl.LOCK_NB)
+                for name in ("upper", "work") if folder == self.blueprint.kept else ():
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(name, 0o755, dir_fd=fd)
+            except OSError as error:
+                step = "flock" if error.errno == errno.EWOULDBLOCK else "open"
+                raise _setup_error(error.errno or errno.EIO, "ChrootJail", step, {"folder": folder}) from None
+
+    @contextlib.contextmanager
+    def _in_user_namespace(self) -> Iterator[int]:
+        """The pid of a process that does nothing but to have a user namespace of its own."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        application = os.pidfd_open(os.getpid())
+        try:
+            spawned = lib.pb_spawn(_init_image(), theirs.fileno(), application, CLONE_FLAGS["user"], 0)
+            theirs.close()
+            if spawned.error:
+                raise _setup_error(spawned.error, "ChrootJail", _SPAWN_STEPS[spawned.step], {"namespaces": "user"})
+            try:
+                yield spawned.pid
+            finally:
+                ours.close()
+                signal.pidfd_send_signal(spawned.pidfd, signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitid(os.P_PIDFD, spawned.pidfd, os.WEXITED)
+                os.close(spawned.pidfd)
+        finally:
+            os.close(application)
+            ours.close()
+            theirs.close()
 
     # --- id maps: user_namespaces(7) ------------------------------------------------------------------------
 
@@ -376,11 +427,22 @@ class Box:
                 break  # init is gone
         if len(data) != REPLY.size:
             self.wait_until_ready()  # says why, if it did not come as far as that
+            if self.is_alive():
+                # The program has killed its keeper, which it can where it has init's id, before that could say that it
+                # runs.  So it did run, and what comes of that is told as if it had done so a moment later.
+                return Reply(STARTED, *[0] * (len(Reply._fields) - 1))
             raise SandboxError("the box has ended")
         return Reply._make(REPLY.unpack(data))
 
     def open_file(self, path: str, flags: int, mode: int) -> io.FileIO:
         """Open a regular file inside, with the box's rights; no symlink is followed."""
+        return io.FileIO(self._open(path, flags, mode), "rb" if flags & os.O_ACCMODE == os.O_RDONLY else "wb")
+
+    def open_folder(self, path: str, mode: int | None) -> int:
+        """Open a folder inside, in the same way; with a mode, its last name is made if it is missing."""
+        return self._open(path, os.O_DIRECTORY | (0 if mode is None else os.O_CREAT), mode or 0)
+
+    def _open(self, path: str, flags: int, mode: int) -> int:
         facts = self.blueprint.facts
         name = path.encode("utf-8", "surrogateescape") + b"\0"
         body = _OPEN_BODY.pack(flags, mode, facts.uid, facts.gid, 0) + name
@@ -393,13 +455,27 @@ class Box:
                 self.kill()  # interrupted in between, the next answer would be taken for that of another question
                 raise
             if reply.kind == READY:
-                return io.FileIO(fd, "rb" if flags & os.O_ACCMODE == os.O_RDONLY else "wb")
+                return fd
         text = os.strerror(reply.error)
         if reply.error == errno.ENXIO:
             text = "Not a regular file"
         elif reply.error == errno.ELOOP:
             text = "A symbolic link is on the way, and none is followed"
         raise OSError(reply.error, text, path)
+
+    def open_upper(self) -> int:
+        """Where the overlay keeps what is written, as a descriptor of the folder; `SandboxError` without an overlay."""
+        self.wait_until_ready()
+        with UNINTERRUPTED, self._lock:
+            try:
+                self._send(_UPPER, b"")
+                reply, fd = self._receive_reply(UNINTERRUPTED)
+            except BaseException:
+                self.kill()
+                raise
+        if reply.kind != READY:
+            raise SandboxError("the box has no overlay: ChrootJail(root, overlay=True)")
+        return fd
 
     # --- the end --------------------------------------------------------------------------------------------
 
@@ -438,9 +514,11 @@ class Box:
             self._close_null()
             self.leaves.close()  # while init comes to its end
             self._wait_for_end()
+            self._let_go_of_folders()
 
     def _let_go(self) -> None:
         self._close_null()
+        self._let_go_of_folders()
         control, self._control = self._control, None
         if control is not None:
             control.close()
@@ -471,6 +549,10 @@ class Box:
         null, self.null = self.null, -1
         if null >= 0:
             os.close(null)
+
+    def _let_go_of_folders(self) -> None:
+        while self._kept:
+            os.close(self._kept.pop())
 
     def __del__(self) -> None:
         if getattr(self, "pidfd", -1) >= 0:

@@ -127,6 +127,9 @@ def _compose_cached(layers: tuple[Layer, ...], degrade: bool, asked: bool, bound
 
 def _compose(layers: tuple[Layer, ...], degrade: bool, asked: bool, bounded: bool) -> Blueprint:
     merged = {type(layer): layer for layer in layers}
+    jail, own = merged.get(ChrootJail), merged.get(Namespaces)
+    if isinstance(jail, ChrootJail) and isinstance(own, Namespaces) and (ids := jail.ids()) and _is_default(own):
+        merged[Namespaces] = replace(own, uid=ids[0], gid=ids[1])
     namespaces: set[str] = set()
     choices: dict[str, object] = {}
     for layer in merged.values():
@@ -192,6 +195,11 @@ def _bound_processes(blueprint: Blueprint, limits: CgroupLimits) -> None:
     blueprint.cgroup = replace(request, pids=None, pids_by_rlimit=True)
 
 
+def _is_default(layer: Layer) -> bool:
+    """Whether nobody gave this layer; an equal one of the caller's is given."""
+    return any(layer is one for one in default_layers())
+
+
 def _facts(namespaces: frozenset[str], choices: dict[str, object], privileged: bool, degrade: bool) -> Facts:
     uid, gid = int(str(choices.get("uid", os.geteuid()))), int(str(choices.get("gid", os.getegid())))
     if privileged and "user" not in namespaces and "uid" in choices:
@@ -214,6 +222,7 @@ def _facts(namespaces: frozenset[str], choices: dict[str, object], privileged: b
         init_uid=0 if two_ids or root_without else uid,
         init_gid=0 if two_ids or root_without else gid,
         degrade=degrade,
+        **{name: choices[name] for name in ("image_env", "entrypoint") if name in choices},  # type: ignore[arg-type]
     )
 
 

@@ -306,7 +306,8 @@ class _Launcher:
         directory = os.path.join(blueprint.facts.workdir, command.cwd or "")
         steps.append(Step(Phase.DIRECTORY, Verb.CHDIR, (directory.rstrip("/") or "/",), "run"))
         env = blueprint.environment if command.env is None else command.env
-        program = command.args[0]
+        args = (*blueprint.facts.entrypoint, *command.args)
+        program = args[0]
         candidates: tuple[str, ...]
         if "/" in program:
             candidates = (program,)
@@ -314,7 +315,7 @@ class _Launcher:
             folders = dict(env).get("PATH") or os.defpath
             candidates = tuple(os.path.join(folder or ".", program) for folder in folders.split(":"))
         variables = tuple(f"{name}={value}" for name, value in env)
-        steps.append(Step(Phase.EXEC, Verb.EXEC, (candidates, command.args, variables), "run"))
+        steps.append(Step(Phase.EXEC, Verb.EXEC, (candidates, args, variables), "run"))
         return steps
 
 

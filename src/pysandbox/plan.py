@@ -29,6 +29,7 @@ class Phase(enum.IntEnum):
     SOURCES = 10  # copies of the host's mounts, with the caller's rights: before init leaves its id
     MACHINE = 15  # host name, clocks, loopback: matters of the new namespaces alone, before init has ids in them
     INIT_IDS = 20  # from here on what init makes belongs to the box
+    TREES = 25  # mounts that the application has made, which knows the ids by now
     ROOT = 30  # the new root, before anything goes into it
     MOUNTS = 40
     SYSTEM = 50  # sysctls: needs the box's /proc, still writable
@@ -92,7 +93,9 @@ class Verb(enum.IntEnum):
     CAPSET = 33
     NO_NEW_PRIVS = 34
     CLOSE_FDS = 35
-    EXEC = 36
+    GIVEN_TREE = 36
+    OVERLAY = 37
+    EXEC = 38
 
 
 #: s string, b bytes, l list of strings, f descriptor (index into those sent along), u number
@@ -135,6 +138,8 @@ KINDS: dict[Verb, tuple[str, ...]] = {
         Verb.CAPSET: "u:keep",
         Verb.NO_NEW_PRIVS: "",
         Verb.CLOSE_FDS: "",
+        Verb.GIVEN_TREE: "u:slot f:mount",
+        Verb.OVERLAY: "u:size u:inodes u:lower u:upper u:owner",
         Verb.EXEC: "l:candidates l:argv l:env",
     }.items()
 }
@@ -260,6 +265,25 @@ class Facts:
     init_uid: int  #: of init inside: 0 beside the payload's where two ids are mapped, else the same
     init_gid: int
     degrade: bool = False
+    image_env: tuple[tuple[str, str], ...] = ()  #: variables that the image of the root asks for
+    entrypoint: tuple[str, ...] = ()  #: words before the arguments of each run
+
+
+@dataclass(frozen=True)
+class GivenTree:
+    """A folder of which the application makes a mount for the box, with the owner's ids as the payload's."""
+
+    folder: str
+    attributes: int  #: of mount_setattr(2)
+
+
+@dataclass(frozen=True)
+class OverlayPaths:
+    """What an overlay lies over, and what in it is the box's own doing and not its payload's."""
+
+    lower: str  #: the folder on the host
+    covered: frozenset[str]  #: paths inside that something else is mounted on, or that were given
+    made: frozenset[str]  #: folders that were made on the way to those
 
 
 @dataclass(frozen=True)
@@ -325,6 +349,10 @@ class Blueprint:
     init_capabilities: int = 0  #: of init in a user namespace of its own, as the kernel's bits
     rlimits: dict[int, int] = field(default_factory=dict)  #: soft limits that the layers set, by the kernel's number
     default_pids: Step | None = None  #: a run's step that bounds processes unasked, tighter than the layers do
+    given: list[GivenTree] = field(default_factory=list)  #: in the order in which GIVEN_TREE counts their descriptors
+    overlay: OverlayPaths | None = None
+    kept: str | None = None  #: the folder that keeps what is written through an overlay
+    image: str | None = None  #: the folder of the image that the box stands on
     next_tree: int = 0
     recent_plans: dict[tuple[object, ...], Plan] = field(default_factory=dict)  #: of runs, by what made them differ
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import inspect
 import io
 import os
@@ -21,16 +20,15 @@ from .box import Box
 from .command import PIPE, Command, check_command, recall_command
 from .compose import DEFAULT, Base, check_base, check_given, compose
 from .errors import ConfigError, SandboxError, UnsupportedError
+from .files import BoxFiles
 from .gate import Gate
 from .interrupts import UNINTERRUPTED
 from .launch import prepare
 from .layers import CgroupLimits
 from .live import Watch, total
-from .plan import Blueprint, CgroupRequest, filled
+from .plan import Blueprint, CgroupRequest, OverlayPaths, filled
 from .process import Popen
 from .result import Enforcement, Level, Result, Stats
-
-_LARGEST_READ = 64 << 20
 
 
 class CommonOptions(TypedDict, total=False):
@@ -67,7 +65,7 @@ class PopenOptions(CommonOptions, total=False):
     bufsize: int
 
 
-class Sandbox:
+class Sandbox(BoxFiles):
     """A box that lives as long as the `with` block; runs in it share its files.
 
     :param layers: replace the default layer of their own type; the rest of the default stays.
@@ -411,43 +409,23 @@ class Sandbox:
 
     # --- files ----------------------------------------------------------------------------------------------
 
-    def write_file(self, name: units.StrPath, data: bytes | str, *, mode: int = 0o644) -> None:
-        """Write a file in the box, the payload's own; `name` is relative to the working directory.
-
-        No symlink of the payload's is followed, and only a regular file is written: anything else there is an OSError.
-        """
-        path = self._inside(name)
-        if isinstance(data, str):
-            data = data.encode()
-        elif not isinstance(data, (bytes, bytearray, memoryview)):
-            raise ConfigError(f"data must be bytes or str, not {type(data).__name__}")
-        units.count(mode, "mode", least=0, most=0o777)
-        left = memoryview(bytes(data) if isinstance(data, memoryview) else data)
-        with self._open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode) as file:
-            while left:
-                left = left[file.write(left) or 0 :]
-
-    def read_file(self, name: units.StrPath, *, max_size: int | str = _LARGEST_READ) -> bytes:
-        """Read a file of the box; `name` is relative to the working directory.
-
-        No symlink of the payload's is followed, and only a regular file is read, at most `max_size` bytes (64 MiB
-        unless given): anything else is an OSError (EFBIG for a larger file).  Never blocks.
-        """
-        path = self._inside(name)
-        most = units.size(max_size, "max_size", least=0)
-        with self._open(path, os.O_RDONLY, 0) as file:
-            pieces, total = [], 0
-            while piece := file.read(min(1 << 20, most + 1 - total)):  # the size it claims is the payload's word
-                pieces.append(piece)
-                total += len(piece)
-                if total > most:
-                    raise OSError(errno.EFBIG, f"more than {most} bytes", path)
-        return b"".join(pieces)
-
     def _open(self, path: str, flags: int, mode: int) -> io.FileIO:
         self._check_owner()
         with UNINTERRUPTED, self._gate.shared:
             return self._entered().open_file(path, flags, mode)
+
+    def _open_folder(self, path: str, mode: int | None = None) -> int:
+        self._check_owner()
+        with UNINTERRUPTED, self._gate.shared:
+            return self._entered().open_folder(path, mode)
+
+    def _open_upper(self) -> tuple[int, OverlayPaths]:
+        self._check_owner()
+        with UNINTERRUPTED, self._gate.shared:
+            box = self._entered()
+            if box.blueprint.overlay is None:
+                raise SandboxError("the box has no overlay that would tell: ChrootJail(root, overlay=True)")
+            return box.open_upper(), box.blueprint.overlay
 
     def _inside(self, name: units.StrPath) -> str:
         given = units.path(name, "name")

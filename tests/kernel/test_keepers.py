@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 
 import pysandbox
 from pysandbox import PIPE, CommandNotFoundError, Namespaces, Sandbox, SandboxError, SetupError, Verdict, features
+from pysandbox.box import Box, Reply
 
 #: with which the payload has the same id as init and the keepers, as always where the caller is an ordinary user
 SAME_ID = (Namespaces(uid=0, gid=0),) if features.is_privileged() else ()
@@ -26,6 +28,25 @@ while True:
     except ProcessLookupError:
         pass
 """
+
+
+def test_a_keeper_that_is_killed_before_it_can_say_that_its_program_runs_is_no_failed_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Sandbox(*SAME_ID) as box, box.popen(["sleep", "100"]) as other:
+        receive = Box._receive_start
+
+        def cut_off(self: Box, ours: socket.socket, patience: float) -> Reply:
+            """As if the keeper had died first: nothing has come, and nothing will."""
+            ours.shutdown(socket.SHUT_RDWR)
+            while ours.recv(1024):
+                pass
+            return receive(self, ours, patience)
+
+        monkeypatch.setattr(Box, "_receive_start", cut_off)
+        result = box.run(["sleep", "100"], timeout=20)
+        assert (result.verdict, result.returncode) == (Verdict.SIGNALED, -9)
+        assert other.wait(20) == -9
 
 
 def test_a_run_that_kills_its_keeper_takes_the_box_along() -> None:

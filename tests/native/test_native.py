@@ -46,7 +46,7 @@ def test_init_compiles_without_a_warning_and_without_libc(tmp_path: Path, level:
 
 @needs_source
 def test_spawn_compiles_without_a_warning(tmp_path: Path) -> None:
-    for name in ("signals.c", "spawn.c", "spawn_child.c"):
+    for name in ("signals.c", "spawn.c", "spawn_child.c", "trees.c"):
         compile_c(tmp_path / "object.o", [NATIVE / name], *WARNINGS, "-O2", "-c")
 
 

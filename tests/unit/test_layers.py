@@ -193,7 +193,7 @@ BAD: list[tuple[type[Any], str, list[Any]]] = [
     ),
     (ChrootJail, "hide", ["/a", ("a",), ("/",), ("/a/..",), (5,), ("",)]),
     (ChrootJail, "hide", [5, None]),
-    (ChrootJail, "workdir", ["", "box", "/", "/..", "/a/../b", "/" + "n" * 256, 5, None, b"/box"]),
+    (ChrootJail, "workdir", ["", "box", "/", "/..", "/a/../b", "/" + "n" * 256, 5, b"/box"]),
     (ChrootJail, "size", ["x", 0, 4095, -1, True, 1.5, None]),
     (ChrootJail, "inodes", [0, 1, -1, True, 1.5, "9", None]),
     (ChrootJail, "python", [1, None]),

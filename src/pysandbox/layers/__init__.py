@@ -2,8 +2,9 @@
 
 from .base import Layer, ambient
 from .capabilities import Capabilities
+from .entries import Bind, Tmpfs
 from .environment import Environment
-from .jail import Bind, ChrootJail, Tmpfs
+from .jail import ChrootJail
 from .limits import CgroupLimits, IoLimit
 from .namespaces import Namespaces
 from .rlimits import Rlimits

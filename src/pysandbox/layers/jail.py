@@ -5,21 +5,26 @@ from __future__ import annotations
 import functools
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import units
 from ..errors import ConfigError
-from ..plan import Blueprint, Phase, Verb
+from ..plan import Blueprint, GivenTree, OverlayPaths, Phase, Verb
 from ..result import Enforcement, Level
 from . import system
 from .base import Layer, Requirements
+from .entries import Bind, Devices, Entry, File, Link, Scratch, Tmpfs, by_path, holder, tuple_of, with_parents
+
+if TYPE_CHECKING:
+    from .. import images
 
 # mount_setattr(2)
 RDONLY, NOSUID, NODEV, NOEXEC = 1, 2, 4, 8
 # native/steps.h
 TREE_OPTIONAL, TREE_NO_SYMLINKS, TREE_DEVICE, MASK_OPTIONAL = 1, 2, 4, 1
+NO_TREE = 0xFFFFFFFF
 
 _DEVICE_NUMBERS = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "urandom": (1, 9), "tty": (5, 0)}
 _DEVICE_LINKS = {
@@ -35,74 +40,9 @@ _PROC_MASKS = ("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats",
 #: top-level names of a prepared root that the box has its own of
 _OWN_NAMES = frozenset({"dev", "proc", "tmp"})
 _MOST_TOP_LEVEL = 200
+_WORKDIR = "/box"
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _DEVICE_INODES = len(_DEVICE_NUMBERS) + len(_DEVICE_LINKS) + 4  # with /proc, /dev/pts, and what covers others
-
-
-@dataclass(frozen=True)
-class Bind:
-    """Show a folder or file of the host inside the box, at the same path unless `target` says otherwise.
-
-    Read-only unless `writable`; always nosuid and nodev; with everything mounted below it.  No symlink on the way to
-    `source` is followed, as a payload of an earlier run may have put it there (pass `os.path.realpath(...)` of a path
-    you trust).  `optional`: leave it out when the source does not exist.
-    """
-
-    source: units.StrPath
-    target: units.StrPath | None = None
-    writable: bool = field(default=False, kw_only=True)
-    optional: bool = field(default=False, kw_only=True)
-
-    def __post_init__(self) -> None:
-        source = units.path(self.source, "Bind(source)")
-        if not source.startswith("/") or ".." in source.split("/"):
-            raise ConfigError(f"Bind(source) must be absolute and without '..': {source!r}")
-        object.__setattr__(self, "source", os.path.normpath(source))
-        target = source if self.target is None else self.target
-        object.__setattr__(self, "target", units.inside_path(target, "Bind(target)"))
-        units.flag(self.writable, "Bind(writable=)")
-        units.flag(self.optional, "Bind(optional=)")
-
-
-@dataclass(frozen=True)
-class Tmpfs:
-    """An empty writable folder in memory, private to the box, of at most `size` bytes and `inodes` files."""
-
-    target: units.StrPath
-    size: int | str = field(default="64M", kw_only=True)
-    inodes: int = field(default=16384, kw_only=True)
-    mode: int = field(default=0o755, kw_only=True)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "target", units.inside_path(self.target, "Tmpfs(target)"))
-        object.__setattr__(self, "size", units.size(self.size, "Tmpfs(size=)", least=4096))
-        units.count(self.inodes, "Tmpfs(inodes=)", least=2)
-        units.count(self.mode, "Tmpfs(mode=)", least=0, most=0o7777)
-
-
-@dataclass(frozen=True)
-class _File:
-    content: bytes
-
-
-@dataclass(frozen=True)
-class _Link:
-    destination: str
-
-
-@dataclass(frozen=True)
-class _Scratch:
-    """A writable folder of the root's own file system, whose size and inodes it shares with the others."""
-
-    mode: int = 0o755
-
-
-@dataclass(frozen=True)
-class _Devices:
-    """A minimal /dev: a folder of the root, which ends up read-only, with devices of the host mounted in it."""
-
-
-_Entry = Bind | Tmpfs | _File | _Link | _Scratch | _Devices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,13 +56,23 @@ class ChrootJail(Layer):
     controls is followed out of it.
 
     :param root: a prepared root file system; the only argument that may be positional.
+    :param image: in place of `root`, an image: an OCI layout (a folder or a tar archive), what `docker save` writes, an
+        archive of a root file system (.tar, .gz, .bz2, .xz, .zst), or the name of one that `pysandbox image import` has
+        taken; 'path:name' where there are several.  It is unpacked once, into the user's cache folder.  Its variables,
+        working directory, user and entrypoint hold unless `Environment`, `workdir`, `Namespaces` and `entrypoint` say
+        otherwise.
+    :param entrypoint: words before the arguments of every run, in place of the image's; () for none.
+    :param overlay: show `root` or `image` through an overlay: all of it is writable, the folder stays as it is, and
+        what was written vanishes with the box; a size says how much of it there may be, as it is kept in memory.
+    :param upper: a folder that keeps what is written through the overlay, in `upper` and `work` inside it; for one box
+        at a time.
     :param writable: let the payload write to what `root` holds.
     :param binds: `Bind`s, more of the host's folders and files.
     :param tmpfs: `Tmpfs`, more private writable folders.
     :param files: path inside → content (bytes or str) of read-only files.
     :param symlinks: path inside → what the link says.
     :param hide: paths inside that are covered: a folder by an empty one, a file by an empty one.
-    :param workdir: where runs start and `write_file` writes; by default "/box".
+    :param workdir: where runs start and `write_file` writes; by default the image's, or "/box".
     :param size: what the working directory, /tmp and /dev/shm may hold together; memory, and counted as such.
     :param inodes: how many files they may hold together.
     :param python: bring the running Python along (without `root` only).
@@ -135,13 +85,17 @@ class ChrootJail(Layer):
     """
 
     root: units.StrPath | None = field(default=None, kw_only=False)
+    image: units.StrPath | None = None
+    entrypoint: Sequence[str] | None = None
+    overlay: bool | int | str = False
+    upper: units.StrPath | None = None
     writable: bool = False
     binds: Sequence[Bind] = ()
     tmpfs: Sequence[Tmpfs] = ()
     files: Any = ()
     symlinks: Any = ()
     hide: Sequence[str] = ()
-    workdir: str = "/box"
+    workdir: str | None = None
     size: int | str = "256M"
     inodes: int = 65536
     python: bool = True
@@ -153,63 +107,113 @@ class ChrootJail(Layer):
         put = object.__setattr__
         if self.root is not None:
             put(self, "root", units.path(self.root, "ChrootJail(root)"))
-        put(self, "binds", _tuple_of(self.binds, Bind, "binds"))
-        put(self, "tmpfs", _tuple_of(self.tmpfs, Tmpfs, "tmpfs"))
+        put(self, "binds", tuple_of(self.binds, Bind, "binds"))
+        put(self, "tmpfs", tuple_of(self.tmpfs, Tmpfs, "tmpfs"))
         files = {}
-        for path, content in _by_path(self.files, "files"):
+        for path, content in by_path(self.files, "files"):
             if not isinstance(content, (bytes, str)):
                 raise ConfigError(f"ChrootJail(files=): content must be bytes or str: {content!r}")
             files[path] = content.encode() if isinstance(content, str) else content
         put(self, "files", tuple(sorted(files.items())))
-        links = {path: units.path(to, "a symlink's text") for path, to in _by_path(self.symlinks, "symlinks")}
+        links = {path: units.path(to, "a symlink's text") for path, to in by_path(self.symlinks, "symlinks")}
         put(self, "symlinks", tuple(sorted(links.items())))
         if isinstance(self.hide, str):
             raise ConfigError("ChrootJail(hide=) must be a sequence of paths, not one")
         hidden = units.names(self.hide, "ChrootJail(hide=)")
         put(self, "hide", tuple(units.inside_path(path, "a path of hide") for path in hidden))
-        put(self, "workdir", units.inside_path(self.workdir, "ChrootJail(workdir=)"))
+        if self.workdir is not None:
+            put(self, "workdir", units.inside_path(self.workdir, "ChrootJail(workdir=)"))
         put(self, "size", units.size(self.size, "ChrootJail(size=)", least=4096))
         units.count(self.inodes, "ChrootJail(inodes=)", least=2)
         for name in ("writable", "python", "pivot"):
             units.flag(getattr(self, name), f"ChrootJail({name}=)")
         if self.writable and self.root is None:
             raise ConfigError("ChrootJail(writable=True) needs a root of your own")
+        self._check_image_and_overlay()
         if self.proc not in ("new", "none"):
             raise ConfigError(f"ChrootJail(proc=) must be 'new' or 'none': {self.proc!r}")
         units.text(self.proc_options, "ChrootJail(proc_options=)")
 
+    def _check_image_and_overlay(self) -> None:
+        put = object.__setattr__
+        if self.image is not None:
+            put(self, "image", units.path(self.image, "ChrootJail(image=)"))
+            if self.root is not None or self.writable:
+                raise ConfigError("ChrootJail(image=) goes with neither root= nor writable=; overlay=True is writable")
+        if self.entrypoint is not None:
+            words = units.argv(self.entrypoint, "ChrootJail(entrypoint=)") if self.entrypoint else ()
+            put(self, "entrypoint", words)
+        if not isinstance(self.overlay, bool):
+            put(self, "overlay", units.size(self.overlay, "ChrootJail(overlay=)", least=4096))
+        if self.overlay is not False and self.root is None and self.image is None:
+            raise ConfigError("ChrootJail(overlay=) needs a root or an image to lie over")
+        if self.overlay is not False and self.writable:
+            raise ConfigError("ChrootJail(overlay=) and writable=True contradict each other")
+        if self.upper is not None:
+            put(self, "upper", os.path.abspath(units.path(self.upper, "ChrootJail(upper=)")))
+            if self.overlay is not True:
+                raise ConfigError("ChrootJail(upper=) needs overlay=True, without a size: a folder has none")
+
     @property
     def looks_at_host(self) -> bool:
-        return self.root is not None or bool(self.binds)
+        return self.root is not None or self.image is not None or bool(self.binds)
 
     def requirements(self) -> Requirements:
-        return Requirements(namespaces=frozenset({"mount"}), choices={"has_root": True, "workdir": self.workdir})
+        choices: dict[str, Any] = {"has_root": True, "workdir": self.workdir or _WORKDIR}
+        if self.image is not None:
+            config = self._image().config
+            choices["workdir"] = self.workdir or _absolute(config.workdir) or _WORKDIR
+            choices["image_env"] = config.env
+            choices["entrypoint"] = config.entrypoint if self.entrypoint is None else tuple(self.entrypoint)
+        return Requirements(namespaces=frozenset({"mount"}), choices=choices)
+
+    def ids(self) -> tuple[int, int] | None:
+        """The uid and gid that the image wants its programs to have; None: it says nothing of that, or is none."""
+        if self.image is None:
+            return None
+        from .. import images
+
+        return images.ids_of(self._image())
+
+    def _image(self) -> images.Image:
+        from .. import images  # only for those who have one: it takes as long to import as all the rest
+
+        return images.load(os.fspath(self.image or ""))
 
     # --- what the root is made of ---------------------------------------------------------------------------
 
-    def _base(self, facts_uid: int) -> dict[str, _Entry]:
-        if self.root is not None:
-            return self._prepared()
-        entries: dict[str, _Entry] = {}
+    def _base(self, facts_uid: int, workdir: str) -> dict[str, Entry]:
+        if self.overlay is not False:
+            return {}  # all is in the overlay
+        if self.root is not None or self.image is not None:
+            return self._prepared(workdir)
+        entries: dict[str, Entry] = {}
         for path, destination in system.links():
-            entries[path] = _Link(destination)
+            entries[path] = Link(destination)
         for source, target in system.folders():
             entries[target] = Bind(source, target, optional=target.startswith("/etc/"))
-        for path, content in system.own_files(facts_uid, self.workdir):
-            entries[path] = _File(content)
+        for path, content in system.own_files(facts_uid, workdir):
+            entries[path] = File(content)
         if self.python:
             for source, target in system.python_folders():
                 entries.setdefault(target, Bind(source, target))
             for path, destination in system.python_links():
-                entries.setdefault(path, _Link(destination))
+                entries.setdefault(path, Link(destination))
         return entries
 
-    def _prepared(self) -> dict[str, _Entry]:
+    def _folder(self) -> str:
+        """The root file system on the host, without symlinks."""
+        if self.image is not None:
+            return os.path.realpath(self._image().root)
         root = os.path.realpath(os.fspath(self.root or "/"))
         if not os.path.isdir(root):
             raise ConfigError(f"ChrootJail(root): no such folder: {os.fspath(self.root or '')!r}", layers=(self.name,))
-        own = _OWN_NAMES | ({self.workdir[1:]} if self.workdir.count("/") == 1 else set())
-        entries: dict[str, _Entry] = {}
+        return root
+
+    def _prepared(self, workdir: str) -> dict[str, Entry]:
+        root = self._folder()
+        own = _OWN_NAMES | ({workdir[1:]} if workdir.count("/") == 1 else set())
+        entries: dict[str, Entry] = {}
         with os.scandir(root) as found:
             for entry in found:
                 if entry.name in own:
@@ -217,7 +221,7 @@ class ChrootJail(Layer):
                 try:
                     mode = entry.stat(follow_symlinks=False).st_mode
                     if stat.S_ISLNK(mode):
-                        entries["/" + entry.name] = _Link(os.readlink(entry.path))
+                        entries["/" + entry.name] = Link(os.readlink(entry.path))
                 except OSError as error:
                     message = f"ChrootJail(root): {entry.path!r} changed while it was looked at: {error.strerror}"
                     raise ConfigError(message, layers=(self.name,)) from None
@@ -227,13 +231,13 @@ class ChrootJail(Layer):
                     raise ConfigError(f"ChrootJail(root): more than {_MOST_TOP_LEVEL} entries in {root!r}")
         return entries
 
-    def _wanted(self) -> dict[str, _Entry]:
+    def _wanted(self) -> dict[str, Entry]:
         """What the caller granted, by path inside; two entries for one path contradict each other."""
-        wanted: dict[str, _Entry] = {}
-        everything: list[tuple[str, _Entry]] = [(str(bind.target), bind) for bind in self.binds]
+        wanted: dict[str, Entry] = {}
+        everything: list[tuple[str, Entry]] = [(str(bind.target), bind) for bind in self.binds]
         everything += [(str(tmpfs.target), tmpfs) for tmpfs in self.tmpfs]
-        everything += [(path, _File(content)) for path, content in self.files]
-        everything += [(path, _Link(to)) for path, to in self.symlinks]
+        everything += [(path, File(content)) for path, content in self.files]
+        everything += [(path, Link(to)) for path, to in self.symlinks]
         for path, entry in everything:
             if path in wanted:
                 raise ConfigError(
@@ -242,17 +246,20 @@ class ChrootJail(Layer):
             wanted[path] = entry
         return wanted
 
-    def entries(self, uid: int) -> dict[str, _Entry]:
+    def entries(self, uid: int, workdir: str) -> dict[str, Entry]:
         """Everything in the root by path inside, the caller's wishes over the defaults."""
-        entries = self._base(uid)
-        entries |= {
-            "/tmp": _Scratch(0o1777),
-            "/dev": _Devices(),
-            "/dev/shm": _Scratch(0o1777),
-            self.workdir: _Scratch(),
-        }
+        entries = base = self._base(uid, workdir)
+        if self.overlay is False:
+            entries = base | {"/tmp": Scratch(0o1777), "/dev": Devices(), "/dev/shm": Scratch(0o1777)}
+        else:  # file systems of their own, so that nothing of them is among what was changed
+            entries = {
+                "/tmp": Tmpfs("/tmp", size=self.size, inodes=self.inodes, mode=0o1777),
+                "/dev": Devices(),
+                "/dev/shm": Tmpfs("/dev/shm", size=self.size, inodes=self.inodes, mode=0o1777),
+            }
+        entries[workdir] = Scratch()
         wanted = self._wanted()
-        self._check_own(entries, wanted)
+        self._check_own(base, wanted, workdir)
         for path in wanted:  # a default inside something the caller put there gives way
             for default in [name for name in entries if name == path or name.startswith(path + "/")]:
                 del entries[default]
@@ -261,7 +268,7 @@ class ChrootJail(Layer):
             self._check_parent(path, entry, entries)
         return entries
 
-    def _check_own(self, defaults: dict[str, _Entry], wanted: dict[str, _Entry]) -> None:
+    def _check_own(self, base: dict[str, Entry], wanted: dict[str, Entry], workdir: str) -> None:
         """What the box has of its own cannot be had in another way: /proc, the devices, the working directory."""
         own = {f"/dev/{name}" for name in (*_DEVICE_NUMBERS, "pts")} | set(_DEVICE_LINKS)
         names = (self.name, self.name)
@@ -272,57 +279,89 @@ class ChrootJail(Layer):
                 )
             if "/dev" not in wanted and path in own:
                 raise ConfigError(f"ChrootJail: {entry} is in the place of the box's own {path}", layers=names)
-            if path == self.workdir and isinstance(entry, (_File, _Link)):
+            if path == workdir and isinstance(entry, (File, Link)):
                 raise ConfigError(f"ChrootJail: workdir={path!r} cannot be {entry}", layers=names)
-        taken = self._base(0).get(self.workdir)
-        if taken is not None and self.workdir not in wanted:
-            raise ConfigError(f"ChrootJail: workdir={self.workdir!r} is in the place of {taken}", layers=names)
+        taken = base.get(workdir)
+        if taken is not None and workdir not in wanted:
+            raise ConfigError(f"ChrootJail: workdir={workdir!r} is in the place of {taken}", layers=names)
 
-    def _check_parent(self, path: str, entry: _Entry, entries: dict[str, _Entry]) -> None:
+    def _check_parent(self, path: str, entry: Entry, entries: dict[str, Entry]) -> None:
         """A mount point inside a folder of the host must be there already: nothing is created on the host."""
-        parent, holder = _holder(path, entries)
-        if isinstance(holder, Bind):
-            there = os.fspath(holder.source) + path[len(parent) :]
-            if isinstance(entry, (_File, _Link)) or not os.path.lexists(there):
+        parent, above = holder(path, entries)
+        if isinstance(above, Bind):
+            there = os.fspath(above.source) + path[len(parent) :]
+            if isinstance(entry, (File, Link)) or not os.path.lexists(there):
                 raise ConfigError(
-                    f"ChrootJail: {path} lies inside {holder}, where nothing is created; "
-                    f"make it in {os.fspath(holder.source)!r} first, or put it elsewhere",
+                    f"ChrootJail: {path} lies inside {above}, where nothing is created; "
+                    f"make it in {os.fspath(above.source)!r} first, or put it elsewhere",
                     layers=(self.name, self.name),
                 )
-        elif isinstance(holder, (_File, _Link)):
+        elif isinstance(above, (File, Link)):
             raise ConfigError(
-                f"ChrootJail: {path} lies inside {parent}, which is {holder}", layers=(self.name, self.name)
+                f"ChrootJail: {path} lies inside {parent}, which is {above}", layers=(self.name, self.name)
             )
 
     # --- steps ----------------------------------------------------------------------------------------------
 
     def contribute(self, blueprint: Blueprint) -> None:
+        blueprint.image = None if self.image is None else self._image().path
         facts = blueprint.facts
         add = blueprint.add
-        entries = self.entries(facts.uid)
+        entries = self.entries(facts.uid, facts.workdir)
         # The box's own files and folders come on top of what was asked for.
-        content = sum(len(entry.content) + _PAGE for entry in entries.values() if isinstance(entry, _File))
-        links = _PAGE * sum(isinstance(entry, _Link) for entry in entries.values())
-        names = _DEVICE_INODES + len(_with_parents(entries))
+        content = sum(len(entry.content) + _PAGE for entry in entries.values() if isinstance(entry, File))
+        links = _PAGE * sum(isinstance(entry, Link) for entry in entries.values())
+        names = _DEVICE_INODES + len(with_parents(entries))
         size = content + links + units.size(self.size, "size")
-        add(self.name, Phase.ROOT, Verb.NEW_ROOT, size, names + self.inodes)
+        if self.overlay is False:
+            add(self.name, Phase.ROOT, Verb.NEW_ROOT, size, names + self.inodes)
+        else:
+            room = size if self.overlay is True else content + links + int(self.overlay)
+            self._add_overlay(blueprint, room, names + self.inodes)
+            covered = frozenset({*entries, "/proc"} - {facts.workdir})
+            made = frozenset(with_parents({*entries, "/proc"}))
+            blueprint.overlay = OverlayPaths(self._folder(), covered, made)
         for path in sorted(entries, key=lambda path: (path.count("/"), path)):
             entry = entries[path]
-            if isinstance(entry, _Scratch) and isinstance(_holder(path, entries)[1], Bind):
+            if isinstance(entry, Scratch) and isinstance(holder(path, entries)[1], Bind):
                 entry = Tmpfs(path, size=self.size, inodes=self.inodes, mode=entry.mode)  # nothing is ours there
             self._add_entry(blueprint, path, entry)
         self._add_proc(blueprint)
         for path in self.hide:
             add(self.name, Phase.MASKS, Verb.MASK, path, 0)
-        add(self.name, Phase.SEAL, Verb.READ_ONLY, "/")
+        add(self.name, Phase.SEAL, Verb.READ_ONLY, "/" if self.overlay is False else "/dev")
         add(self.name, Phase.ENTER, Verb.PIVOT_ROOT if self.pivot else Verb.CHROOT)
+        kind = "a private root" if self.overlay is False else "an overlay"
         blueprint.enforcement[self.name] = Enforcement(
             Level.FULL if self.pivot else Level.PARTIAL,
-            "pivot_root into a private root" if self.pivot else "chroot into a private root",
+            f"pivot_root into {kind}" if self.pivot else f"chroot into {kind}",
             "" if self.pivot else "chroot(2) leaves the host's mounts attached in the box's mount namespace",
         )
 
-    def _add_entry(self, blueprint: Blueprint, path: str, entry: _Entry) -> None:
+    def _add_overlay(self, blueprint: Blueprint, size: int, inodes: int) -> None:
+        facts = blueprint.facts
+        lower = self._add_layer(blueprint, self._folder(), writable=False)
+        upper = NO_TREE
+        if self.upper is not None:
+            folder = os.path.realpath(os.fspath(self.upper))
+            if not os.path.isdir(folder):
+                raise ConfigError(f"ChrootJail(upper=): no such folder: {self.upper!r}", layers=(self.name,))
+            blueprint.kept = folder
+            upper = self._add_layer(blueprint, folder, writable=True)
+        owner = facts.uid | facts.gid << 32
+        blueprint.add(self.name, Phase.ROOT, Verb.OVERLAY, size, inodes, lower, upper, owner)
+
+    def _add_layer(self, blueprint: Blueprint, folder: str, *, writable: bool) -> int:
+        """A layer of the overlay, in which the caller's files are the payload's."""
+        slot = blueprint.tree()
+        if blueprint.facts.privileged:
+            blueprint.add(self.name, Phase.TREES, Verb.GIVEN_TREE, slot, len(blueprint.given))
+            blueprint.given.append(GivenTree(folder, NOSUID | NODEV | (0 if writable else RDONLY)))
+        else:
+            blueprint.add(self.name, Phase.SOURCES, Verb.OPEN_TREE, slot, folder, TREE_NO_SYMLINKS, 0)
+        return slot
+
+    def _add_entry(self, blueprint: Blueprint, path: str, entry: Entry) -> None:
         add = blueprint.add
         facts = blueprint.facts
         if isinstance(entry, Bind):
@@ -336,18 +375,20 @@ class ChrootJail(Layer):
             attributes = NOSUID | NODEV
             owner = facts.uid | facts.gid << 32
             add(self.name, Phase.MOUNTS, Verb.MOUNT_TMPFS, path, size, entry.inodes, entry.mode, attributes, owner)
-        elif isinstance(entry, _Scratch):
+        elif isinstance(entry, Scratch):
             owner = facts.uid | facts.gid << 32
             add(self.name, Phase.MOUNTS, Verb.MOUNT_WRITABLE, path, entry.mode, owner)
-        elif isinstance(entry, _File):
+        elif isinstance(entry, File):
             add(self.name, Phase.MOUNTS, Verb.WRITE_FILE, path, entry.content, 0o444)
-        elif isinstance(entry, _Link):
+        elif isinstance(entry, Link):
             add(self.name, Phase.MOUNTS, Verb.SYMLINK, entry.destination, path)
         else:
             self._add_devices(blueprint)
 
     def _add_devices(self, blueprint: Blueprint) -> None:
         add = blueprint.add
+        if self.overlay is not False:
+            add(self.name, Phase.MOUNTS, Verb.MOUNT_TMPFS, "/dev", _PAGE, 2 * _DEVICE_INODES, 0o755, NOSUID | NODEV, 0)
         for name, (major, minor) in _DEVICE_NUMBERS.items():
             slot = blueprint.tree()
             device = os.makedev(major, minor)
@@ -374,50 +415,12 @@ class ChrootJail(Layer):
             add(self.name, Phase.SEAL, Verb.READ_ONLY, "/proc")
 
 
-def _with_parents(paths: Iterable[str]) -> set[str]:
-    """The paths, and every folder above one of them."""
-    found: set[str] = set()
-    for path in paths:
-        while path not in found:
-            found.add(path)
-            path = os.path.dirname(path)
-    return found
-
-
-def _holder(path: str, entries: dict[str, _Entry]) -> tuple[str, _Entry | None]:
-    """The nearest entry above `path`, with its own path; None where that is the root itself."""
-    parent = os.path.dirname(path)
-    while parent != "/" and parent not in entries:
-        parent = os.path.dirname(parent)
-    return parent, entries.get(parent)
-
-
 @functools.cache
 def _is_in_proc(name: str) -> bool:
     return os.path.exists(f"/proc/{name}")
 
 
-def _tuple_of(value: object, kind: type[Any], what: str) -> tuple[Any, ...]:
-    items = value if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) else (value,)
-    items = tuple(items)
-    for item in items:
-        if not isinstance(item, kind):
-            raise ConfigError(f"ChrootJail({what}=) takes {kind.__name__} objects, not {item!r}")
-    return items
-
-
-def _by_path(value: object, what: str) -> list[tuple[str, Any]]:
-    """A mapping from paths inside as pairs, its paths normalised; two spellings of one path contradict each other."""
-    if isinstance(value, Mapping):
-        pairs = list(value.items())
-    elif isinstance(value, tuple) and all(isinstance(item, tuple) and len(item) == 2 for item in value):
-        pairs = list(value)
-    else:
-        raise ConfigError(f"ChrootJail({what}=) must be a mapping from paths inside: {value!r}")
-    normal = [(units.inside_path(path, f"a path of {what}"), content) for path, content in pairs]
-    seen: set[str] = set()
-    for path, _ in normal:
-        if path in seen:
-            raise ConfigError(f"ChrootJail({what}=): two entries for {path}", layers=("ChrootJail", "ChrootJail"))
-        seen.add(path)
-    return normal
+def _absolute(path: str) -> str:
+    """A working directory as an image names it; '' for none, or for the root, which is not to be written to."""
+    path = os.path.normpath("/" + path)
+    return "" if path == "/" or ".." in path.split("/") else path

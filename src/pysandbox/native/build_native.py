@@ -15,6 +15,8 @@ DECLARATIONS = """
 struct pb_spawned { int32_t pid; int32_t pidfd; int32_t step; int32_t error; };
 struct pb_spawned pb_spawn(int image, int control, int application, uint64_t flags, uint64_t capabilities);
 
+int pb_mapped_tree(const char *path, int user_namespace, uint64_t attributes, int *step);
+
 struct pb_held { int32_t held; int32_t aside; uint64_t before[16]; };
 void pb_hold_signals(struct pb_held *held);
 void pb_release_signals(struct pb_held *held);
@@ -32,6 +34,7 @@ SOURCE = """
 #include "signals.h"
 #include "spawn.h"
 #include "steps.h"
+#include "trees.h"
 
 /* The step decoder on bytes of Python's, which need not be aligned. */
 static int pb_check_plan(const char *bytes, size_t size, uint32_t nfds, uint32_t *bad)

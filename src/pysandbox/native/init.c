@@ -443,12 +443,20 @@ static void request_run(struct state *s, struct pb_request_in *request)
 static void request_open(struct state *s, const struct pb_request_in *request)
 {
     struct pb_reply reply = {.kind = PB_READY};
-    long fd = pb_open_for_application(request);
+    long fd = pb_open_for_application(&s->context, request);
     if (fd < 0)
         reply = (struct pb_reply){.kind = PB_FAILED, .step = PB_NO_STEP, .error = (int)-fd};
     pb_send_reply(s->control, &reply, (int)fd);
     if (fd >= 0)
         sys_close((int)fd);
+}
+
+static void request_upper(struct state *s)
+{
+    struct pb_reply reply = {.kind = PB_READY};
+    if (s->context.upper < 0)
+        reply = (struct pb_reply){.kind = PB_FAILED, .step = PB_NO_STEP, .error = ENOENT};
+    pb_send_reply(s->control, &reply, s->context.upper);
 }
 
 /* Carries out a part of the box's plan; what has failed ends the box. */
@@ -519,6 +527,7 @@ static void take_request(struct state *s)
     case PB_RUN:
     case PB_LAST_RUN: request_run(s, &request); break;
     case PB_OPEN: request_open(s, &request); break;
+    case PB_UPPER: request_upper(s); break;
     default: end_box(s);
     }
     pb_close_request(&request);

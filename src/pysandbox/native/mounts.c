@@ -128,12 +128,30 @@ long pb_attach_tree(struct pb_context *c, uint64_t slot, const char *target_path
     return r;
 }
 
-long pb_new_root(struct pb_context *c, uint64_t size, uint64_t inodes)
+/* A mount that the application has made, with rights that init has not got. */
+long pb_given_tree(struct pb_context *c, uint64_t slot, int fd)
 {
-    long tree = make_tmpfs(size, inodes, 0755, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+    if (slot >= PB_MAX_TREES || c->trees[slot] >= 0)
+        return -EINVAL;
+    long r = SYS3(__NR_fcntl, fd, F_DUPFD_CLOEXEC, 3);
+    if (r < 0)
+        return r;
+    c->trees[slot] = (int)r;
+    return 0;
+}
+
+/* Puts a tree over the host's root: the next one goes over that, and pivot_root(2) makes one of them the root. */
+static long move_over_root(int tree)
+{
+    return SYS5(__NR_move_mount, tree, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH);
+}
+
+/* Takes over a tree as the new root, or closes it. */
+static long become_root(struct pb_context *c, long tree)
+{
     if (tree < 0)
         return tree;
-    long r = SYS5(__NR_move_mount, tree, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH);
+    long r = move_over_root((int)tree);
     if (r >= 0)
         r = pb_remember_own(c, (int)tree);
     if (r < 0) {
@@ -142,6 +160,110 @@ long pb_new_root(struct pb_context *c, uint64_t size, uint64_t inodes)
     }
     c->root = (int)tree;
     return 0;
+}
+
+long pb_new_root(struct pb_context *c, uint64_t size, uint64_t inodes)
+{
+    return become_root(c, make_tmpfs(size, inodes, 0755, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV));
+}
+
+/* Makes a folder of the stage, and puts a tree on it if there is one. */
+static long stage_folder(struct pb_context *c, int stage, const char *name, uint64_t slot)
+{
+    long r = SYS3(__NR_mkdirat, stage, name, 0755);
+    if (r < 0 || slot == PB_NO_TREE)
+        return r;
+    if (slot >= PB_MAX_TREES || c->trees[slot] < 0)
+        return -EINVAL;
+    long target = sys_openat(stage, name, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+    if (target < 0)
+        return target;
+    r = move_onto(c->trees[slot], (int)target);
+    sys_close((int)target);
+    sys_close(c->trees[slot]);
+    c->trees[slot] = -1;
+    return r;
+}
+
+/* What an overlay does to its layers it does as whoever mounted it, for ever: as the payload, whose files they are, but with
+ * the capabilities that init has now and the payload never (setfsuid(2) takes them out of the effective set).  What init
+ * makes in an overlay must be the payload's, too: the file system below may have no other ids. */
+long pb_act_as(uint64_t owner)
+{
+    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2];
+    SYS1(__NR_setfsgid, (uint32_t)(owner >> 32));
+    SYS1(__NR_setfsuid, (uint32_t)owner);
+    long r = SYS2(__NR_capget, &head, data);
+    for (int i = 0; i < 2; i++)
+        data[i].effective = data[i].permitted;
+    return r < 0 ? r : SYS2(__NR_capset, &head, data);
+}
+
+/* The folders of an overlay are named to the kernel by paths.  These are relative to a file system of our own, in which
+ * nobody else has a say; userxattr, as in a user namespace no other attributes may be written (Linux 5.11). */
+static long make_overlay(int stage)
+{
+    long r = SYS1(__NR_fchdir, stage);
+    if (r < 0)
+        return r;
+    long fs = SYS2(__NR_fsopen, "overlay", FSOPEN_CLOEXEC);
+    if (fs < 0)
+        return fs;
+    r = fs_set(fs, "lowerdir", "lower");
+    if (r >= 0)
+        r = fs_set(fs, "upperdir", "kept/upper");
+    if (r >= 0)
+        r = fs_set(fs, "workdir", "kept/work");
+    if (r >= 0)
+        r = SYS5(__NR_fsconfig, fs, FSCONFIG_SET_FLAG, "userxattr", 0, 0);
+    if (r < 0) {
+        sys_close((int)fs);
+        return r;
+    }
+    return fs_mount(fs, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+}
+
+/* A new root that shows one tree, and keeps what is written in another, or in memory.  The overlay has mounts of its own
+ * of both, so the file system in which it found them is gone when it is there. */
+long pb_overlay_root(struct pb_context *c, const uint64_t *arg)
+{
+    /* size, inodes, lower tree, upper tree, and the payload's ids: uid in the low half, gid above */
+    uint64_t upper = arg[3];
+    long r = make_tmpfs(arg[0], arg[1], 0755, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+    if (r < 0)
+        return r;
+    int stage = (int)r;
+    long overlay = move_over_root(stage);
+    if (overlay < 0) {
+        sys_close(stage);
+        return overlay;
+    }
+    r = stage_folder(c, stage, "lower", arg[2]);
+    if (r >= 0)
+        r = stage_folder(c, stage, "kept", upper);
+    if (r >= 0)
+        r = pb_act_as(arg[4]);
+    if (r >= 0 && upper == PB_NO_TREE) {
+        r = SYS3(__NR_mkdirat, stage, "kept/upper", 0755);
+        if (r >= 0)
+            r = SYS3(__NR_mkdirat, stage, "kept/work", 0755);
+    }
+    if (r >= 0)
+        r = sys_openat2(stage, "kept/upper", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH);
+    if (r >= 0) {
+        c->upper = (int)r;
+        r = make_overlay(stage);
+        SYS1(__NR_chdir, "/");
+    }
+    sys_close(stage);
+    overlay = r;
+    r = SYS2(__NR_umount2, "/", PB_MNT_DETACH); /* the stage, which lies over the root */
+    if (r < 0 && overlay >= 0) {
+        sys_close((int)overlay);
+        return r;
+    }
+    return become_root(c, overlay);
 }
 
 long pb_make_symlink(struct pb_context *c, const char *target, const char *path)
@@ -217,7 +339,7 @@ long pb_mount_writable(struct pb_context *c, const char *path, uint64_t mode, ui
     r = SYS3(__NR_fchown, fd, (uint32_t)owner, (uint32_t)(owner >> 32));
     if (r >= 0 && mode != 0755)
         r = SYS2(__NR_fchmod, fd, mode); /* after the owner: chown(2) clears bits */
-    if (r >= 0) {
+    if (r >= 0 && c->upper < 0) { /* an overlay stays writable as a whole */
         r = SYS3(__NR_open_tree, fd, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
         if (r >= 0) {
             int tree = (int)r;
@@ -363,6 +485,8 @@ long pb_enter_root(struct pb_context *c, bool pivot)
     pb_forget_folder(c);
     forget_nothing(c);
     long r = SYS1(__NR_fchdir, c->root);
+    if (r >= 0 && c->upper >= 0)
+        r = pb_act_as((uint64_t)SYS0(__NR_geteuid) | (uint64_t)SYS0(__NR_getegid) << 32);
     if (r >= 0)
         r = pivot ? SYS2(__NR_pivot_root, ".", ".") : SYS1(__NR_chroot, ".");
     if (r >= 0 && pivot)

@@ -17,7 +17,7 @@
 #define PB_MAX_BODY (32u << 20)
 #define PB_MAX_FDS 250 /* the kernel's SCM_MAX_FD is 253 */
 
-enum pb_request { PB_SETUP = 1, PB_RUN = 2, PB_OPEN = 3, PB_LAST_RUN = 4 /* the box ends with it */, PB_PREPARE = 5 };
+enum pb_request { PB_SETUP = 1, PB_RUN = 2, PB_OPEN = 3, PB_LAST_RUN = 4 /* the box ends with it */, PB_PREPARE = 5, PB_UPPER = 6 /* where an overlay keeps what is written */ };
 #define PB_MEASURE 0x100u /* or'ed to a RUN: report the last two of pb_reply, which cost a few calls and a look into /proc */
 
 struct pb_head {
@@ -29,7 +29,7 @@ struct pb_head {
 
 /* PB_OPEN's body is this and then the path. */
 struct pb_open {
-    uint32_t flags; /* O_RDONLY, or O_WRONLY with O_CREAT, O_TRUNC, O_EXCL */
+    uint32_t flags; /* O_RDONLY, or O_WRONLY with O_CREAT, O_TRUNC, O_EXCL; O_DIRECTORY for a folder, made with O_CREAT */
     uint32_t mode;
     uint32_t uid, gid;
     uint32_t links; /* follow symlinks, inside the box (reading only) */

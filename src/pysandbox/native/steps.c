@@ -19,7 +19,7 @@ void pb_context_init(struct pb_context *context)
     context->own_ipc = false;
     context->pointers = 0;
     context->n_pointers = 0;
-    context->folder = context->nothing[0] = context->nothing[1] = -1;
+    context->upper = context->folder = context->nothing[0] = context->nothing[1] = -1;
 }
 
 /* A session keyring of the box's own: the caller's keys are not inherited (session-keyring(7)).  Keyrings of boxes that
@@ -230,6 +230,8 @@ static long carry_out(struct pb_context *c, const struct pb_plan *plan, const st
     case PB_VERB_CAPSET: return set_capabilities(a[0]);
     case PB_VERB_NO_NEW_PRIVS: return sys_prctl(PR_SET_NO_NEW_PRIVS, 1, 0);
     case PB_VERB_CLOSE_FDS: return close_fds();
+    case PB_VERB_GIVEN_TREE: return pb_given_tree(c, a[0], FD(1));
+    case PB_VERB_OVERLAY: return pb_overlay_root(c, a);
     case PB_VERB_EXEC: {
         const char **room = c->pointers, **end = room + c->n_pointers;
         const char **argv = pointers(&room, end, STRING(1), pb_length(a[1]));

@@ -50,6 +50,8 @@
     X(CAPSET, "u")                       \
     X(NO_NEW_PRIVS, "")                  \
     X(CLOSE_FDS, "")                     \
+    X(GIVEN_TREE, "uf")                  \
+    X(OVERLAY, "uuuuu")                  \
     X(EXEC, "lll")
 
 enum pb_verb {
@@ -63,6 +65,8 @@ enum pb_verb {
 #define PB_TREE_OPTIONAL 1 /* absent: later ATTACH_TREE of it does nothing */
 #define PB_TREE_NO_SYMLINKS 2
 #define PB_TREE_DEVICE 4 /* must be a character device with the number given */
+/* OVERLAY's upper tree where there is none: what is written is kept in memory, and vanishes with the box */
+#define PB_NO_TREE 0xffffffffu
 /* MASK's flags */
 #define PB_MASK_OPTIONAL 1
 
@@ -92,6 +96,7 @@ struct pb_context {
     uint32_t n_own;
     bool own_ipc; /* the IPC namespace is the box's: what a run leaves in it may be removed */
     int nothing[2]; /* the empty file and the empty folder that MASK covers others with; -1 before they are made */
+    int upper; /* where an overlay keeps what is written; -1 without one */
     int folder; /* the folder used last, -1 if none, and its path: plans are sorted, so the next step often wants it too */
     char folder_path[256];
     const char **pointers; /* room for EXEC's argv and env */

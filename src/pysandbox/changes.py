@@ -1,0 +1,379 @@
+"""What was written through an overlay: read from its upper folder, compared with the lower one.
+
+See the kernel's Documentation/filesystems/overlayfs.rst: what was deleted is a character device 0:0 in the upper
+folder, and a folder that replaces another has the attribute "opaque".  The upper folder is the payload's to fill, so it
+is read as in walking.py; what a payload claims by such marks can hide nothing but what it has deleted itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import hashlib
+import os
+import stat
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import IO, Literal
+
+from . import walking
+from .plan import OverlayPaths
+from .walking import Budget
+
+Kind = Literal["added", "modified", "deleted", "renamed"]
+
+_OPAQUE = "user.overlay.opaque"
+_LARGEST_DIFF = 1 << 20  # bytes of a file that `diff` looks at
+
+
+@dataclass(frozen=True)
+class Change:
+    """A path inside that is not as it was when the box was entered."""
+
+    kind: Kind
+    path: str
+    size: int = 0  #: bytes that the file has now; 0 of what was deleted, and of what is no regular file
+    source: str = ""  #: of a renamed file, what it was called
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is in the upper folder: where it is, what it is, and what it lies over."""
+
+    path: str
+    name: str
+    folder: int  #: open while the entry is looked at
+    now: os.stat_result
+    before: os.stat_result | None
+    below: int | None  #: the lower folder it is in, if that is there
+    opaque: bool = False
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether it stands for something that is not there any more."""
+        return stat.S_ISCHR(self.now.st_mode) and self.now.st_rdev == 0
+
+
+class Upper:
+    """The two folders of an overlay, and the paths that the box itself has made there."""
+
+    def __init__(self, upper: int, lower: int, plan: OverlayPaths, budget: Budget) -> None:
+        self._upper, self._lower = upper, lower
+        self._plan = plan
+        self._budget = budget
+
+    def changes(self) -> list[Change]:
+        """All that is different, by path; a file that was moved is one change where its content says so."""
+        found = []
+        for entry in self.entries():
+            if entry.is_deleted:
+                if entry.before is not None:
+                    found += self._deleted(entry)
+            elif stat.S_ISDIR(entry.now.st_mode):
+                if entry.before is None or not stat.S_ISDIR(entry.before.st_mode):
+                    if entry.path not in self._plan.made:
+                        found.append(Change("modified" if entry.before else "added", entry.path))
+                elif entry.opaque:
+                    found += self._covered(entry)
+            elif entry.before is None:
+                found.append(Change("added", entry.path, _size(entry.now)))
+            elif self._differs(entry):
+                found.append(Change("modified", entry.path, _size(entry.now)))
+        return sorted(self._with_renames(found), key=lambda change: change.path)
+
+    def entries(self) -> Iterator[Entry]:
+        """Everything in the upper folder but what is the box's own, a folder before what is in it."""
+        yield from self._walk(self._upper, self._lower, "/", 0)
+
+    def _walk(self, folder: int, below: int | None, path: str, depth: int) -> Iterator[Entry]:
+        if depth > walking.DEEPEST:
+            raise OSError(errno.ELOOP, "Folders too deep", path)
+        for name in walking.names(folder, self._budget, path):
+            inside = os.path.join(path, name)
+            now = walking.look(name, folder)
+            if now is None or inside in self._plan.covered:
+                continue
+            before = None if below is None else walking.look(name, below)
+            entry = Entry(inside, name, folder, now, before, below)
+            if not stat.S_ISDIR(now.st_mode):
+                yield entry
+                continue
+            with contextlib.ExitStack() as stack:
+                inner = stack.enter_context(walking.opened_folder(name, folder))
+                if before is None and inside in self._plan.made and not walking.names(inner, self._budget, inside):
+                    continue  # a mount point, or a folder on the way to one
+                entry = replace(entry, opaque=_is_opaque(inner))
+                yield entry
+                lower = None
+                if before is not None and below is not None and stat.S_ISDIR(before.st_mode):
+                    lower = stack.enter_context(walking.opened_folder(name, below))
+                yield from self._walk(inner, lower, inside, depth + 1)
+
+    # --- what has become of something -----------------------------------------------------------------------
+
+    def _deleted(self, entry: Entry) -> list[Change]:
+        """The deletion of a file, or of a folder with each file in it."""
+        assert entry.before is not None
+        assert entry.below is not None
+        found = [Change("deleted", entry.path)]
+        if stat.S_ISDIR(entry.before.st_mode):
+            with walking.opened_folder(entry.name, entry.below) as folder:
+                found += self._all_deleted(folder, entry.path, 0)
+        return found
+
+    def _all_deleted(self, folder: int, path: str, depth: int) -> list[Change]:
+        found: list[Change] = []
+        for name in walking.names(folder, self._budget, path) if depth < walking.DEEPEST else ():
+            inside = os.path.join(path, name)
+            found.append(Change("deleted", inside))
+            there = walking.look(name, folder)
+            if there is not None and stat.S_ISDIR(there.st_mode):
+                with walking.opened_folder(name, folder) as inner:
+                    found += self._all_deleted(inner, inside, depth + 1)
+        return found
+
+    def _covered(self, entry: Entry) -> list[Change]:
+        """What an opaque folder hides of the one below it: all that it has not got itself."""
+        assert entry.below is not None
+        found: list[Change] = []
+        with (
+            walking.opened_folder(entry.name, entry.folder) as upper,
+            walking.opened_folder(entry.name, entry.below) as lower,
+        ):
+            for name in walking.names(lower, self._budget, entry.path):
+                if walking.look(name, upper) is None:
+                    path = os.path.join(entry.path, name)
+                    found.append(Change("deleted", path))
+                    there = walking.look(name, lower)
+                    if there is not None and stat.S_ISDIR(there.st_mode):
+                        with walking.opened_folder(name, lower) as inner:
+                            found += self._all_deleted(inner, path, 0)
+        return found
+
+    def _differs(self, entry: Entry) -> bool:
+        """Whether a file is another than before; one that was only opened for writing is not."""
+        now, before = entry.now, entry.before
+        assert before is not None
+        assert entry.below is not None
+        if now.st_mode != before.st_mode or _size(now) != _size(before):
+            return True
+        if stat.S_ISLNK(now.st_mode):
+            return os.readlink(entry.name, dir_fd=entry.folder) != os.readlink(entry.name, dir_fd=entry.below)
+        if not stat.S_ISREG(now.st_mode):
+            return now.st_rdev != before.st_rdev
+        return self._hash(entry.name, entry.folder) != self._hash(entry.name, entry.below)
+
+    def _hash(self, name: str, folder: int) -> bytes:
+        fd = walking.open_file(name, folder, name)
+        try:
+            found = hashlib.sha256()
+            for piece in walking.pieces(fd, self._budget, name):
+                found.update(piece)
+            return found.digest()
+        finally:
+            os.close(fd)
+
+    def _with_renames(self, found: list[Change]) -> list[Change]:
+        """Files that were added and are what one that was deleted has been."""
+        added: dict[int, list[Change]] = {}
+        for change in found:
+            if change.kind == "added" and change.size:
+                added.setdefault(change.size, []).append(change)
+        gone: set[Change] = set()
+        renamed: dict[Change, Change] = {}
+        for change in found:
+            if change.kind != "deleted":
+                continue
+            was = self._at(self._lower, change.path)
+            candidates = added.get(_size(was), []) if was is not None else []
+            if not candidates or was is None or not stat.S_ISREG(was.st_mode):
+                continue
+            before = self._hash_at(self._lower, change.path)
+            for candidate in candidates:
+                if candidate not in renamed and self._hash_at(self._upper, candidate.path) == before:
+                    renamed[candidate] = replace(candidate, kind="renamed", source=change.path)
+                    gone.add(change)
+                    break
+        return [renamed.get(change, change) for change in found if change not in gone]
+
+    def _at(self, root: int, path: str) -> os.stat_result | None:
+        with self._parent(root, path) as folder:
+            return None if folder is None else walking.look(os.path.basename(path), folder)
+
+    def _hash_at(self, root: int, path: str) -> bytes | None:
+        with self._parent(root, path) as folder:
+            try:
+                return None if folder is None else self._hash(os.path.basename(path), folder)
+            except OSError:  # gone, or something else by now
+                return None
+
+    @contextlib.contextmanager
+    def _parent(self, root: int, path: str) -> Iterator[int | None]:
+        fd: int | None = os.dup(root)
+        try:
+            for name in path.split("/")[1:-1]:
+                assert fd is not None
+                try:
+                    with walking.opened_folder(name, fd) as inner:
+                        below = os.dup(inner)
+                except OSError:
+                    yield None
+                    return
+                os.close(fd)
+                fd = below
+            yield fd
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    # --- what is done with it -------------------------------------------------------------------------------
+
+    def diff(self, path: str) -> str:
+        """A unified diff of one file, before and now; of others than text whether they differ."""
+        before, now = self._content(self._lower, path), self._content(self._upper, path)
+        if now is None:
+            if (found := self._at(self._upper, path)) is None:  # not in the upper folder: as it was, or never there
+                if before is None:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+                return ""
+            if not (stat.S_ISCHR(found.st_mode) and found.st_rdev == 0):
+                raise OSError(errno.ENXIO, "Not a regular file", path)
+        if before == now:
+            return ""
+        try:
+            old, new = ((part or b"").decode() for part in (before, now))
+        except UnicodeDecodeError:
+            return f"Binary files {path} differ\n"
+        names = ("/dev/null" if before is None else f"a{path}", "/dev/null" if now is None else f"b{path}")
+        lines = difflib.unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True), *names)
+        return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+
+    def _content(self, root: int, path: str) -> bytes | None:
+        with self._parent(root, path) as folder:
+            found = None if folder is None else walking.look(os.path.basename(path), folder)
+            if folder is None or found is None or not stat.S_ISREG(found.st_mode):
+                return None
+            fd = walking.open_file(os.path.basename(path), folder, path)
+            try:
+                return b"".join(walking.pieces(fd, Budget(1, _LARGEST_DIFF), path))
+            finally:
+                os.close(fd)
+
+    def write_layer(self, file: IO[bytes]) -> None:
+        """Write all of it as a layer of an OCI image (image-layer.md): whiteouts for what was deleted."""
+        with tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+            for entry in self.entries():
+                if entry.is_deleted:
+                    if entry.before is not None:
+                        folder, name = os.path.split(entry.path)
+                        archive.addfile(_member(os.path.join(folder, f".wh.{name}"), entry.now, tarfile.REGTYPE))
+                elif stat.S_ISDIR(entry.now.st_mode):
+                    archive.addfile(_member(entry.path, entry.now, tarfile.DIRTYPE))
+                    if entry.opaque and entry.before is not None:
+                        opaque = os.path.join(entry.path, ".wh..wh..opq")
+                        archive.addfile(_member(opaque, entry.now, tarfile.REGTYPE))
+                elif stat.S_ISLNK(entry.now.st_mode):
+                    link = _member(entry.path, entry.now, tarfile.SYMTYPE)
+                    link.linkname = os.readlink(entry.name, dir_fd=entry.folder)
+                    archive.addfile(link)
+                elif stat.S_ISREG(entry.now.st_mode) and (entry.before is None or self._differs(entry)):
+                    self._add_file(archive, entry)
+
+    def apply(self, into: int) -> None:
+        """Do to a folder what was done in the box: write what is new, remove what was deleted; nothing is followed."""
+        folders = {"/": os.dup(into)}
+        try:
+            for entry in self.entries():
+                above = folders.get(os.path.dirname(entry.path))
+                if above is None:
+                    continue  # in a folder that is none any more
+                is_folder = stat.S_ISDIR(entry.now.st_mode)
+                there = walking.look(entry.name, above)
+                if there is not None and not (is_folder and stat.S_ISDIR(there.st_mode)):
+                    _remove(entry.name, above)
+                if is_folder:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(entry.name, 0o755, dir_fd=above)
+                    with walking.opened_folder(entry.name, above) as inner:
+                        if entry.opaque:
+                            for name in os.listdir(inner):
+                                _remove(name, inner)
+                        os.fchmod(inner, entry.now.st_mode & 0o1777 | 0o700)
+                        folders[entry.path] = os.dup(inner)
+                elif stat.S_ISLNK(entry.now.st_mode):
+                    os.symlink(os.readlink(entry.name, dir_fd=entry.folder), entry.name, dir_fd=above)
+                elif stat.S_ISREG(entry.now.st_mode):
+                    self._copy(entry, above)
+        finally:
+            for fd in folders.values():
+                os.close(fd)
+
+    def _copy(self, entry: Entry, above: int) -> None:
+        source = walking.open_file(entry.name, entry.folder, entry.path)
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            target = os.open(entry.name, flags, 0o600, dir_fd=above)
+            try:
+                for piece in walking.pieces(source, self._budget, entry.path):
+                    view = memoryview(piece)
+                    while view:
+                        view = view[os.write(target, view) :]
+                os.fchmod(target, entry.now.st_mode & 0o777)
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+
+    def _add_file(self, archive: tarfile.TarFile, entry: Entry) -> None:
+        fd = walking.open_file(entry.name, entry.folder, entry.path)
+        try:
+            member = _member(entry.path, entry.now, tarfile.REGTYPE)
+            member.size = os.fstat(fd).st_size
+            self._budget.take(member.size, entry.path)
+            archive.addfile(member, _Exactly(fd))  # type: ignore[arg-type]
+        finally:
+            os.close(fd)
+
+
+class _Exactly:
+    """A file that has as many bytes as are read from it, whatever becomes of it meanwhile."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def read(self, size: int) -> bytes:
+        """So many bytes; zeros where there are no more."""
+        found = b""
+        while len(found) < size and (piece := os.read(self._fd, size - len(found))):
+            found += piece
+        return found.ljust(size, b"\0")
+
+
+def _size(found: os.stat_result) -> int:
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
+
+
+def _remove(name: str, folder: int) -> None:
+    try:
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        pass
+    except (IsADirectoryError, PermissionError):
+        walking.remove_tree(name, folder)
+
+
+def _is_opaque(folder: int) -> bool:
+    try:
+        return os.getxattr(folder, _OPAQUE) == b"y"
+    except OSError:
+        return False
+
+
+def _member(path: str, found: os.stat_result, kind: bytes) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(path.lstrip("/"))
+    member.type = kind
+    member.mode = found.st_mode & 0o1777
+    member.mtime = int(found.st_mtime)
+    return member

@@ -1,0 +1,319 @@
+"""`BoxFiles`: the caller's way to the files of a box, which a payload can bend to nothing but an error."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fnmatch
+import io
+import os
+import stat
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import IO
+
+from . import units, walking
+from .changes import Change, Upper
+from .errors import ConfigError
+from .plan import OverlayPaths
+from .walking import Budget
+
+_LARGEST_READ = 64 << 20
+_MOST_FILES = 10_000
+_NOT_FILES = ("dev", "proc", "sys")  # what is there are no files that anybody made
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+Data = bytes | bytearray | memoryview | str | IO[bytes]
+
+
+class BoxFiles:
+    """The part of `Sandbox` that is about files.
+
+    Names are relative to the working directory of the box.  Only regular files and folders are touched, and no symlink
+    is followed: anything else that a payload left there is an OSError, at once.
+    """
+
+    @abstractmethod
+    def _open(self, path: str, flags: int, mode: int) -> io.FileIO:
+        """Open a regular file inside."""
+
+    @abstractmethod
+    def _open_folder(self, path: str, mode: int | None = None) -> int:
+        """Open a folder inside; with a mode, make its last name if it is missing."""
+
+    @abstractmethod
+    def _open_upper(self) -> tuple[int, OverlayPaths]:
+        """Where the overlay keeps what is written, and what it lies over."""
+
+    @abstractmethod
+    def _inside(self, name: units.StrPath) -> str:
+        """The absolute path inside of a name."""
+
+    # --- single files ---------------------------------------------------------------------------------------
+
+    def write_file(self, name: units.StrPath, data: Data, *, mode: int = 0o644) -> None:
+        """Write a file in the box, the payload's own, from bytes, a str or a binary file object."""
+        path = self._inside(name)
+        units.count(mode, "mode", least=0, most=0o777)
+        self._write(path, _pieces_of(data), mode)
+
+    def _write(self, path: str, pieces: Iterable[bytes | memoryview], mode: int = 0o644) -> None:
+        with self._open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode) as file:
+            for piece in pieces:
+                _write_all(file.fileno(), piece)
+
+    def read_file(self, name: units.StrPath, *, max_size: int | str = _LARGEST_READ) -> bytes:
+        """Read a file of the box, at most `max_size` bytes (64 MiB unless given; EFBIG for a larger one)."""
+        path = self._inside(name)
+        most = units.size(max_size, "max_size", least=0)
+        with self._open(path, os.O_RDONLY, 0) as file:
+            return b"".join(walking.pieces(file.fileno(), Budget(1, most), path))
+
+    def listdir(self, name: units.StrPath = ".", *, max_files: int = _MOST_FILES) -> list[str]:
+        """The names in a folder of the box, sorted; E2BIG where there are more than `max_files`."""
+        path = self._inside(name)
+        units.count(max_files, "max_files", least=1)
+        folder = self._open_folder(path)
+        try:
+            return walking.names(folder, Budget(max_files, 0), path)
+        finally:
+            os.close(folder)
+
+    # --- what was changed -----------------------------------------------------------------------------------
+
+    def changes(self, *, max_files: int = 100_000, max_size: int | str = "4G") -> list[Change]:
+        """What is not as it was when the box was entered, by path: added, modified, deleted or renamed.
+
+        Needs `ChrootJail(..., overlay=True)`; what is in /tmp, /dev/shm, binds and other mounts is not part of it.  A
+        file that was moved is one change where it has some content, which tells so.  The bounds are on what is looked
+        at.
+        """
+        with self._upper(max_files, max_size) as upper:
+            return upper.changes()
+
+    def diff(self, path: units.StrPath) -> str:
+        """A unified diff of a file of the box, as it was and as it is; "" where nothing has changed."""
+        with self._upper(1, 0) as upper:
+            return upper.diff(os.path.normpath(self._inside(path)))
+
+    def commit(
+        self, destination: units.StrPath | IO[bytes], *, max_files: int = 100_000, max_size: int | str = "4G"
+    ) -> None:
+        """Write the changes to a folder, or as a layer of an OCI image to a file named *.tar or a binary file object.
+
+        In a folder, which must exist, the same is done as was done in the box: files are written and removed.
+        """
+        with self._upper(max_files, max_size) as upper:
+            if not isinstance(destination, (str, os.PathLike)):
+                if not hasattr(destination, "write"):
+                    raise ConfigError("commit takes a folder, a name that ends in .tar, or a binary file object")
+                upper.write_layer(destination)
+                return
+            path = units.path(destination, "destination")
+            if path.endswith(".tar"):
+                with open(path, "wb") as file:
+                    upper.write_layer(file)
+                return
+            into = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                upper.apply(into)
+            finally:
+                os.close(into)
+
+    @contextlib.contextmanager
+    def _upper(self, max_files: int, max_size: int | str) -> Iterator[Upper]:
+        budget = Budget(units.count(max_files, "max_files", least=1), units.size(max_size, "max_size", least=0))
+        upper, paths = self._open_upper()
+        try:
+            lower = os.open(paths.lower, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                yield Upper(upper, lower, paths, budget)
+            finally:
+                os.close(lower)
+        finally:
+            os.close(upper)
+
+    # --- many -----------------------------------------------------------------------------------------------
+
+    def copy_in(
+        self,
+        source: units.StrPath | IO[bytes],
+        name: units.StrPath | None = None,
+        *,
+        max_size: int | str = "1G",
+        max_files: int = _MOST_FILES,
+    ) -> None:
+        """Copy a file, a folder with all that is in it, or what a binary file object gives, into the box.
+
+        `name` is what it is called there (by default as outside); folders on the way to it are made.  Symlinks of the
+        source are followed, as it is the caller's; modes are kept but for set-user-ID and the like.
+        """
+        budget = Budget(units.count(max_files, "max_files", least=1), units.size(max_size, "max_size", least=0))
+        if not isinstance(source, (str, os.PathLike)):
+            if name is None or not hasattr(source, "read"):
+                raise ConfigError("copy_in takes a path, or a binary file object and a name")
+            path = self._inside(name)
+            self._make_folders(os.path.dirname(path))
+            self._write(path, _bounded(source, budget, path))
+            return
+        outside = units.path(source, "source")
+        path = self._inside(os.path.basename(os.path.normpath(outside)) if name is None else name)
+        self._make_folders(os.path.dirname(path))
+        self._copy_in(outside, path, budget, 0)
+
+    def _copy_in(self, source: str, path: str, budget: Budget, depth: int) -> None:
+        budget.take_entry(source)
+        if depth > walking.DEEPEST:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), source)
+        mode = os.stat(source).st_mode
+        if stat.S_ISDIR(mode):
+            os.close(self._open_folder(path, mode & 0o777 | 0o700))
+            for entry in sorted(os.listdir(source)):
+                self._copy_in(os.path.join(source, entry), f"{path}/{entry}", budget, depth + 1)
+        elif stat.S_ISREG(mode):
+            with open(source, "rb", buffering=0) as file:
+                self._write(path, _bounded(file, budget, source), mode & 0o777)
+        else:
+            raise OSError(errno.ENXIO, "Not a regular file", source)
+
+    def _make_folders(self, path: str) -> None:
+        for at, letter in enumerate(path):
+            if letter == "/" and at:
+                os.close(self._open_folder(path[:at], 0o755))
+        if path != "/":
+            os.close(self._open_folder(path, 0o755))
+
+    def copy_out(
+        self,
+        pattern: units.StrPath,
+        destination: units.StrPath,
+        *,
+        max_size: int | str = _LARGEST_READ,
+        max_files: int = _MOST_FILES,
+    ) -> list[str]:
+        """Copy files of the box to a folder of the host; returns their names, relative to both.
+
+        `pattern` is a name, or one with `*`, `?` and `[...]` in it, and `**` for any number of folders; a folder that
+        it matches is copied with all that is in it.  As cp(1) does, folders before the first of those signs are left
+        out of the names.  `destination` is made if it is missing.  At most `max_size` bytes and `max_files` files and
+        folders are looked at (EFBIG, E2BIG); what is no regular file is an error (ENXIO).
+        The files are the caller's then, readable and writable, and executable where they were.
+        """
+        given = os.fspath(pattern)
+        path = os.path.normpath(self._inside(pattern))
+        start = os.path.normpath(self._inside("."))
+        if not path.startswith(start + "/"):
+            start = "/"
+        words = [word for word in path[len(start) :].split("/") if word]
+        if not words or (start == "/" and words[0] in _NOT_FILES):
+            raise ConfigError(f"copy_out copies files, which {given!r} is not about")
+        budget = Budget(units.count(max_files, "max_files", least=1), units.size(max_size, "max_size", least=0))
+        outside = units.path(destination, "destination")
+        while words[:-1] and not _is_pattern(words[0]):  # named folders are opened from inside, strictly
+            start = os.path.join(start, words.pop(0))
+        folder = self._open_folder(start)
+        try:
+            os.makedirs(outside, exist_ok=True)
+            into = os.open(outside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                copied: list[str] = []
+                _copy_matching(folder, words, "", into, budget, copied, 0)
+            finally:
+                os.close(into)
+        finally:
+            os.close(folder)
+        if not copied and not any(map(_is_pattern, words)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), given)
+        return sorted(set(copied))
+
+
+def _copy_matching(
+    folder: int, words: list[str], prefix: str, into: int, budget: Budget, copied: list[str], depth: int
+) -> None:
+    """Copy what matches the words in a folder of the box; `prefix` is where we are, below the destination too."""
+    if depth > walking.DEEPEST:
+        raise OSError(errno.ELOOP, "Folders too deep", prefix)
+    word, rest = words[0], words[1:]
+    if word == "**" and rest:  # for no folder; and for any, below
+        _copy_matching(folder, rest, prefix, into, budget, copied, depth)
+    for name in walking.names(folder, budget, prefix):
+        shown = os.path.join(prefix, name)
+        found = walking.look(name, folder)
+        if found is None:
+            continue
+        if stat.S_ISDIR(found.st_mode):
+            further = words if word == "**" else (rest or ["**"]) if fnmatch.fnmatchcase(name, word) else []
+            if further:
+                with walking.opened_folder(name, folder) as inner:
+                    _copy_matching(inner, further, shown, into, budget, copied, depth + 1)
+        elif not rest and (word == "**" or fnmatch.fnmatchcase(name, word)):
+            _copy_file(folder, name, shown, into, budget, copied)
+
+
+def _copy_file(folder: int, name: str, shown: str, into: int, budget: Budget, copied: list[str]) -> None:
+    source = walking.open_file(name, folder, shown)
+    try:
+        with _host_folder(into, os.path.dirname(shown)) as above:
+            mode = 0o755 if os.fstat(source).st_mode & 0o111 else 0o644
+            target = os.open(name, _NEW, mode, dir_fd=above)
+            try:
+                if not stat.S_ISREG(os.fstat(target).st_mode):
+                    raise OSError(errno.ENXIO, "Not a regular file", shown)
+                for piece in walking.pieces(source, budget, shown):
+                    _write_all(target, piece)
+            finally:
+                os.close(target)
+    finally:
+        os.close(source)
+    copied.append(shown)
+
+
+@contextlib.contextmanager
+def _host_folder(into: int, path: str) -> Iterator[int]:
+    """A folder below the destination, made where it is missing; no symlink is followed."""
+    fd = os.dup(into)
+    try:
+        for name in path.split("/") if path else ():
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=fd)
+            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _is_pattern(word: str) -> bool:
+    return any(letter in word for letter in "*?[")
+
+
+def _pieces_of(data: Data) -> Iterable[bytes | memoryview]:
+    if isinstance(data, str):
+        return [data.encode()]
+    if isinstance(data, (bytes, bytearray)):
+        return [memoryview(data)]
+    if isinstance(data, memoryview):
+        return [data.tobytes()]
+    if hasattr(data, "read"):
+        return _read_all(data)
+    raise ConfigError(f"data must be bytes, str or a binary file object, not {type(data).__name__}")
+
+
+def _read_all(file: IO[bytes]) -> Iterator[bytes]:
+    while piece := file.read(1 << 20):
+        if not isinstance(piece, bytes):
+            raise ConfigError("a file object must be a binary one")
+        yield piece
+
+
+def _bounded(file: IO[bytes], budget: Budget, shown: str) -> Iterator[bytes]:
+    for piece in _read_all(file):
+        budget.take(len(piece), shown)
+        yield piece
+
+
+def _write_all(fd: int, data: bytes | memoryview) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(fd, left) :]

@@ -1,0 +1,181 @@
+"""Reading archives from files: decompressed by what they begin with, hashed on the way, and bounded.
+
+gzip, bzip2 and xz are the standard library's; zstd is `compression.zstd` (Python 3.14) or the package zstandard.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import hashlib
+import importlib
+import io
+import lzma
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+from ..errors import ConfigError, SandboxError, SetupError, UnsupportedError
+
+CHUNK = 1 << 20
+#: what `tarfile` may read in one piece: a header of an archive says how long it is, and would be read into memory
+_LONGEST_HEADER = 1 << 20
+_MAGIC = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"))
+
+#: what an archive that is damaged or made up can make the readers raise
+_DAMAGED = (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error, ValueError, OverflowError)
+
+
+class Refused(Exception):
+    """What an archive asks for and does not get, by name; its reader says of which archive."""
+
+
+class Hashed(io.RawIOBase):
+    """A file whose bytes are hashed as they are read, each once."""
+
+    def __init__(self, raw: Any, progress: Callable[[int], None] | None = None) -> None:
+        super().__init__()
+        self._raw = raw
+        self._sha256 = hashlib.sha256()
+        self._progress = progress
+
+    def readable(self) -> bool:
+        """As `io.IOBase.readable`."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """As `io.RawIOBase.readinto`."""
+        view = memoryview(buffer)
+        count: int = self._raw.readinto(view)
+        self._sha256.update(view[:count])
+        if self._progress is not None:
+            self._progress(count)
+        return count
+
+    def digest(self) -> str:
+        """The hash of all that there is, the rest included, as OCI writes it."""
+        rest = bytearray(CHUNK)
+        while self.readinto(rest):
+            pass
+        return f"sha256:{self._sha256.hexdigest()}"
+
+
+class Forward(io.RawIOBase):
+    """A stream that `tarfile` may read and skip forward in: never back, never much at once, never past `most` bytes."""
+
+    def __init__(self, raw: Any, most: int) -> None:
+        super().__init__()
+        self._raw = raw
+        self._at = 0
+        self._most = most
+        self.at_zeros = False  #: whether the last block that was read has nothing in it, as the last of an archive
+
+    def readable(self) -> bool:
+        """As `io.IOBase.readable`."""
+        return True
+
+    def seekable(self) -> bool:
+        """As `io.IOBase.seekable`: forward only."""
+        return True
+
+    def tell(self) -> int:
+        """As `io.IOBase.tell`."""
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Exactly `size` bytes, or what is left."""
+        if size is None or not 0 <= size <= _LONGEST_HEADER:
+            raise Refused(f"a header of {size} bytes, where {_LONGEST_HEADER} are the most")
+        data: bytes = self._raw.read(size)
+        self._advance(len(data))
+        self.at_zeros = size == tarfile.BLOCKSIZE and data == tarfile.NUL * tarfile.BLOCKSIZE
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As `io.IOBase.seek`, forward only."""
+        if whence != os.SEEK_SET or offset < self._at:
+            raise Refused("a member that points back in its archive")
+        while self._at < offset:
+            data = self._raw.read(min(CHUNK, offset - self._at))
+            if not data:
+                break
+            self._advance(len(data))
+        return self._at
+
+    def _advance(self, count: int) -> None:
+        self._at += count
+        if self._at > self._most:
+            raise Refused(f"more than {self._most} bytes when decompressed")
+
+
+def again(file: IO[bytes]) -> IO[bytes]:
+    """A file from its beginning, to be closed for itself; where one reads on, the other does."""
+    file.seek(0)
+    return open(os.dup(file.fileno()), "rb", buffering=0)
+
+
+class _Decompressed(io.BufferedReader):
+    """A decompressor's output; closing it closes what it reads from, which no decompressor does."""
+
+    def __init__(self, output: Any, below: IO[bytes]) -> None:
+        super().__init__(output, CHUNK)
+        self._below = below
+
+    def close(self) -> None:
+        """As `io.IOBase.close`."""
+        super().close()
+        self._below.close()
+
+
+def decompressed(raw: Any) -> IO[bytes]:
+    """The stream as it is, or decompressed; `raw` is any that has `readinto`, and need not be seekable."""
+    stream = io.BufferedReader(raw, CHUNK)
+    head = stream.peek(8)[:8]
+    kind = next((kind for magic, kind in _MAGIC if head.startswith(magic)), None)
+    try:
+        if kind == "gzip":
+            return _Decompressed(gzip.GzipFile(fileobj=stream), stream)
+        if kind == "bzip2":
+            return _Decompressed(bz2.BZ2File(stream), stream)
+        if kind == "xz":
+            return _Decompressed(lzma.LZMAFile(stream), stream)
+        if kind == "zstd":
+            return _Decompressed(_zstd(stream), stream)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+def _zstd(stream: IO[bytes]) -> Any:
+    with contextlib.suppress(ImportError):
+        return importlib.import_module("compression.zstd").ZstdFile(stream)
+    try:
+        zstandard = importlib.import_module("zstandard")
+    except ImportError:
+        raise UnsupportedError(
+            "an image compressed with zstd",
+            need="Python 3.14 or the package zstandard",
+            have="neither",
+            remedy="pip install 'pysandbox[zstd]'",
+        ) from None
+    return zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(stream, read_across_frames=True)
+
+
+@contextlib.contextmanager
+def telling(what: str) -> Iterator[None]:
+    """Say of which archive it was, whatever it made its reader raise."""
+    try:
+        yield
+    except Refused as error:
+        raise ConfigError(f"{what}: {error}", layers=("ChrootJail",)) from None
+    except SandboxError:
+        raise
+    except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None:  # decompressors raise it without a number
+            arguments = {"path": error.filename} if error.filename is not None else {}
+            raise SetupError(error.errno, layer="ChrootJail", step="unpack", arguments=arguments) from None
+        raise ConfigError(f"{what}: damaged or not what it says: {error}", layers=("ChrootJail",)) from None

@@ -1,0 +1,305 @@
+"""Unpacking archives that nobody trusts, one layer over the other, into a folder of our own.
+
+`tarfile` reads the headers; what they ask for is done here, by descriptors: each folder on the way is opened from the
+one above it without following a symlink, so nothing is written outside whatever the names say.  An archive that asks
+for what no honest one does is refused as a whole, by the name of the member.  Owners are not kept (all belongs to the
+caller), nor are set-user-ID bits and extended attributes: a box gives them no meaning, and on the host they are a risk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import tarfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..walking import remove_tree
+from .readers import CHUNK, Forward, Refused
+
+_WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
+_KEPT_FOLDERS = 32  # descriptors of folders that were used last
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What an image may be at most, over all of its layers."""
+
+    entries: int = 500_000
+    size: int = 32 << 30  #: bytes of files, unpacked
+    depth: int = 128  #: folders in a name
+    name: int = 4095  #: bytes of a name: PATH_MAX
+
+
+class Unpacker:
+    """Puts the layers of an image one over the other below a folder, which is open as `root`."""
+
+    def __init__(self, root: int, bounds: Bounds) -> None:
+        self._root = root
+        self._bounds = bounds
+        self._entries = 0
+        self.size = 0  #: bytes of the files so far
+        self._folders: OrderedDict[tuple[str, ...], int] = OrderedDict()
+        self._made: dict[tuple[str, ...], bytes] = {}  # by the layer: its members, and the types that they have
+        self._above: set[tuple[str, ...]] = set()  # the folders that those are in
+        self._times: dict[tuple[str, ...], tuple[int, float]] = {}  # modes and times of folders, set at the end
+
+    def close(self) -> None:
+        """Close the folders that are open."""
+        while self._folders:
+            os.close(self._folders.popitem()[1])
+
+    def finish(self) -> None:
+        """Give the folders the modes and times that they are to have, now that nothing more is made in them."""
+        for parts, (mode, mtime) in sorted(self._times.items(), reverse=True):  # those inside first
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._opened(parts) as folder:
+                os.utime(folder, (mtime, mtime))
+                # Its owner, which we are, must be able to read it, and to remove it again.
+                os.fchmod(folder, mode & 0o1777 | 0o700)
+        self.close()
+
+    def layer(self, stream: Any) -> None:
+        """Unpack a tar archive, which is not compressed any more, over what is there."""
+        self._made, self._above = {}, set()
+        room = self._bounds.size + 2048 * self._bounds.entries
+        with tarfile.open(fileobj=Forward(stream, room), mode="r:", errorlevel=2) as archive:
+            data = archive.fileobj
+            assert isinstance(data, Forward)
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # or it keeps them all
+                self._member(member, data)
+            if not data.at_zeros:  # tarfile takes a header that is damaged for the end
+                raise EOFError("it has no end")
+
+    # --- one member -----------------------------------------------------------------------------------------
+
+    def _member(self, member: tarfile.TarInfo, data: Forward) -> None:
+        self._entries += 1
+        if self._entries > self._bounds.entries:
+            raise Refused(f"more than {self._bounds.entries} entries")
+        parts = self._parts(member.name)
+        name = parts[-1] if parts else ""
+        if name == _OPAQUE:
+            self._remember(member, parts)
+            self._empty(parts[:-1])
+        elif name.startswith(_WHITEOUT):
+            self._remove(parts, name[len(_WHITEOUT) :])
+        elif member.isdir():
+            self._folder(member, parts)
+        elif not parts:
+            raise Refused("a root that is no folder")
+        else:
+            self._other(member, parts, data)
+
+    def _other(self, member: tarfile.TarInfo, parts: tuple[str, ...], data: Forward) -> None:
+        """Anything but a folder."""
+        shown = _shown(member.name)
+        if member.ischr() or member.isblk():
+            if parts[0] == "dev":  # a box has devices of its own there
+                return
+            raise Refused(f"{shown} is a device")
+        if member.isfifo():
+            raise Refused(f"{shown} is a FIFO")
+        if member.issparse():
+            raise Refused(f"{shown} is sparse")
+        if not (member.isreg() or member.islnk() or member.issym()):
+            raise Refused(f"{shown} is of a kind that no file system has: {member.type!r}")
+        self._remember(member, parts)
+        folder = self._parent(parts, shown)
+        make = self._symlink if member.issym() else self._hard_link if member.islnk() else self._file
+        try:
+            make(member, folder, parts[-1], data)
+        except FileExistsError:
+            if parts in self._above:
+                raise Refused(f"{shown} is a folder, too") from None
+            self._replace(folder, parts)
+            make(member, folder, parts[-1], data)
+
+    def _remember(self, member: tarfile.TarInfo, parts: tuple[str, ...]) -> None:
+        before = self._made.get(parts)
+        if before is not None and not (before == tarfile.DIRTYPE and member.isdir()):
+            raise Refused(f"{_shown(member.name)} is there twice")
+        self._made[parts] = member.type
+        above = parts[:-1]
+        while above not in self._above:
+            self._above.add(above)
+            above = above[:-1]
+
+    def _parts(self, name: str) -> tuple[str, ...]:
+        shown = _shown(name)
+        if name.startswith("/"):
+            raise Refused(f"{shown} is absolute")
+        if len(os.fsencode(name)) > self._bounds.name:
+            raise Refused(f"{shown} is a name of more than {self._bounds.name} bytes")
+        if "\0" in name:
+            raise Refused(f"{shown} has a NUL in its name")
+        parts = tuple(part for part in name.split("/") if part not in ("", "."))
+        if ".." in parts:
+            raise Refused(f"{shown} leads upwards")
+        if len(parts) > self._bounds.depth:
+            raise Refused(f"{shown} is more than {self._bounds.depth} folders deep")
+        return parts
+
+    def _folder(self, member: tarfile.TarInfo, parts: tuple[str, ...]) -> None:
+        self._remember(member, parts)
+        if parts:
+            folder = self._parent(parts, _shown(member.name))
+            try:
+                os.mkdir(parts[-1], 0o700, dir_fd=folder)
+            except FileExistsError:
+                if not stat.S_ISDIR(os.lstat(parts[-1], dir_fd=folder).st_mode):
+                    self._replace(folder, parts)
+                    os.mkdir(parts[-1], 0o700, dir_fd=folder)
+        self._times[parts] = (member.mode, _mtime(member))
+
+    def _file(self, member: tarfile.TarInfo, folder: int, name: str, data: Forward) -> None:
+        if member.size < 0:
+            raise Refused(f"{_shown(member.name)} is of {member.size} bytes")
+        file = os.open(name, _NEW_FILE, 0o600, dir_fd=folder)
+        try:
+            self.size += member.size
+            if self.size > self._bounds.size:
+                raise Refused(f"more than {self._bounds.size} bytes, at {_shown(member.name)}")
+            left = member.size
+            while left:
+                piece = data.read(min(CHUNK, left))
+                if not piece:
+                    raise EOFError(f"{_shown(member.name)} is cut off")
+                left -= len(piece)
+                view = memoryview(piece)
+                while view:
+                    view = view[os.write(file, view) :]
+            os.fchmod(file, member.mode & 0o777)
+            mtime = _mtime(member)
+            os.utime(file, (mtime, mtime))
+        finally:
+            os.close(file)
+
+    def _symlink(self, member: tarfile.TarInfo, folder: int, name: str, _: Forward) -> None:
+        # Whatever it says: it is never followed here, and in the box it is followed inside the box.
+        if not member.linkname or "\0" in member.linkname:
+            raise Refused(f"{_shown(member.name)} links to nothing")
+        os.symlink(member.linkname, name, dir_fd=folder)
+
+    def _hard_link(self, member: tarfile.TarInfo, folder: int, name: str, _: Forward) -> None:
+        shown = f"{_shown(member.name)}, a link to {_shown(member.linkname)}:"
+        try:
+            target = self._parts(member.linkname)
+        except Refused as error:
+            raise Refused(f"{shown} {error}") from None
+        if not target:
+            raise Refused(f"{shown} a folder")
+        try:
+            with self._opened(target[:-1]) as there:
+                os.link(target[-1], name, src_dir_fd=there, dst_dir_fd=folder, follow_symlinks=False)
+        except FileExistsError:
+            raise
+        except OSError as error:  # to a folder, through a symlink, to what is not there
+            raise Refused(f"{shown} {error.strerror}") from None
+
+    # --- folders --------------------------------------------------------------------------------------------
+
+    def _parent(self, parts: tuple[str, ...], shown: str) -> int:
+        """The folder that holds a member, made where the archive left it out."""
+        try:
+            return self._open(parts[:-1], make=True)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise Refused(f"{shown} lies inside what is no folder") from None
+            raise
+
+    def _open(self, parts: tuple[str, ...], *, make: bool = False) -> int:
+        """A folder, open as long as it is among those that were used last."""
+        if not parts:
+            return self._root
+        folder = self._folders.get(parts)
+        if folder is not None:
+            self._folders.move_to_end(parts)
+            return folder
+        above = self._open(parts[:-1], make=make)
+        try:
+            folder = os.open(parts[-1], _FOLDER, dir_fd=above)
+        except FileNotFoundError:
+            if not make:
+                raise
+            os.mkdir(parts[-1], 0o755, dir_fd=above)
+            folder = os.open(parts[-1], _FOLDER, dir_fd=above)
+        self._folders[parts] = folder
+        if len(self._folders) > max(_KEPT_FOLDERS, len(parts)):  # never one on the way to this one
+            os.close(self._folders.popitem(last=False)[1])
+        return folder
+
+    @contextlib.contextmanager
+    def _opened(self, parts: tuple[str, ...]) -> Iterator[int]:
+        """A folder with a descriptor of its own."""
+        folder = os.dup(self._open(parts))
+        try:
+            yield folder
+        finally:
+            os.close(folder)
+
+    # --- what a layer takes away ----------------------------------------------------------------------------
+
+    def _replace(self, folder: int, parts: tuple[str, ...]) -> None:
+        """Make room for a member where an earlier layer has something else."""
+        try:
+            os.unlink(parts[-1], dir_fd=folder)
+        except FileNotFoundError:
+            pass
+        except (IsADirectoryError, PermissionError):
+            self._remove_tree(folder, parts)
+
+    def _remove(self, parts: tuple[str, ...], name: str) -> None:
+        if name in ("", ".", ".."):
+            raise Refused(f"a whiteout of {name!r}")
+        target = (*parts[:-1], name)
+        try:
+            folder = self._open(parts[:-1])
+        except FileNotFoundError:
+            return
+        except OSError:
+            raise Refused(f"{_shown('/'.join(parts))} lies inside what is no folder") from None
+        if target in self._made or target in self._above:
+            return  # it takes away what earlier layers have
+        with contextlib.suppress(FileNotFoundError):
+            self._replace(folder, target)
+
+    def _empty(self, parts: tuple[str, ...]) -> None:
+        """Take all out of a folder that earlier layers have put there."""
+        try:
+            folder = self._open(parts)
+        except FileNotFoundError:
+            return
+        except OSError:
+            raise Refused(f"{_shown('/'.join(parts))} is made empty, and no folder") from None
+        for name in os.listdir(folder):
+            path = (*parts, name)
+            if path in self._made:
+                if self._made[path] == tarfile.DIRTYPE:
+                    self._empty(path)
+            elif path in self._above:
+                self._empty(path)
+            else:
+                self._replace(folder, path)
+
+    def _remove_tree(self, folder: int, parts: tuple[str, ...]) -> None:
+        for known in [known for known in self._folders if known[: len(parts)] == parts]:
+            os.close(self._folders.pop(known))
+        for known in [known for known in self._times if known[: len(parts)] == parts]:
+            del self._times[known]
+        remove_tree(parts[-1], folder)
+
+
+def _mtime(member: tarfile.TarInfo) -> float:
+    return min(max(0.0, float(member.mtime)), 2.0**33)
+
+
+def _shown(name: str) -> str:
+    """A name that nobody trusts, for an error."""
+    return repr(name if len(name) <= 200 else name[:200] + "...")

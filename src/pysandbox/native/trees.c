@@ -1,0 +1,33 @@
+/* trees.c: mounts that a root caller makes for a box, as init has not got the rights.
+ *
+ * A root caller's box has ids of its own, to which the files of the host belong as little as to any stranger.  In a copy of
+ * the mount whose ids are mapped (mount_setattr(2), MOUNT_ATTR_IDMAP, Linux 5.12; as an overlay's layer 5.19) they are the
+ * payload's there, and on the host they are the caller's still.
+ *
+ * May call: sys.h.  Owns: nothing; the descriptor that it returns is the caller's.
+ */
+#include "trees.h"
+
+#include "sys.h"
+
+int pb_mapped_tree(const char *path, int user_namespace, uint64_t attributes, int *step)
+{
+    struct mount_attr attr = {
+        .attr_set = attributes | MOUNT_ATTR_IDMAP, .userns_fd = (uint64_t)user_namespace};
+    *step = 0;
+    long folder = sys_openat2(AT_FDCWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS);
+    if (folder < 0)
+        return (int)folder;
+    *step = 1;
+    long tree = SYS3(__NR_open_tree, folder, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
+    sys_close((int)folder);
+    if (tree < 0)
+        return (int)tree;
+    *step = 2;
+    long r = SYS5(__NR_mount_setattr, tree, "", AT_EMPTY_PATH, &attr, sizeof attr);
+    if (r < 0) {
+        sys_close((int)tree);
+        return (int)r;
+    }
+    return (int)tree;
+}

@@ -1,0 +1,74 @@
+"""Mounts that a root caller makes for a box: folders of the host in which the owner's ids are the payload's.
+
+See mount_setattr(2), "ID-mapped mounts".  An ordinary caller needs none: its box has its own id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+from . import features
+from ._native import ffi, lib
+from .errors import SetupError
+from .plan import GivenTree
+
+_STEPS = ("openat2", "open_tree", "mount_setattr")
+
+#: starts a process with a user namespace of its own, and nothing else: returns its pid, and ends it
+Spawn = Callable[[], contextlib.AbstractContextManager[int]]
+
+
+@contextlib.contextmanager
+def given(trees: Sequence[GivenTree], ids: tuple[int, int], spawn: Spawn) -> Iterator[list[int]]:
+    """The descriptors of the mounts; `ids` are those of the payload on the host."""
+    fds: list[int] = []
+    namespaces: dict[tuple[int, int], int] = {}
+    try:
+        for tree in trees:
+            owner = _owner(tree)
+            if owner not in namespaces:
+                namespaces[owner] = _user_namespace(owner, ids, spawn)
+            fds.append(_mapped(tree, namespaces[owner]))
+        yield fds
+    finally:
+        for fd in [*fds, *namespaces.values()]:
+            os.close(fd)
+
+
+def _owner(tree: GivenTree) -> tuple[int, int]:
+    try:
+        found = os.stat(tree.folder)
+    except OSError as error:
+        raise _error(error.errno or errno.EIO, "stat", tree) from None
+    return found.st_uid, found.st_gid
+
+
+def _user_namespace(inside: tuple[int, int], outside: tuple[int, int], spawn: Spawn) -> int:
+    """A user namespace in which one uid and one gid are others."""
+    with spawn() as pid:
+        for name, own, other in zip(("uid_map", "gid_map"), inside, outside, strict=True):
+            try:
+                with open(f"/proc/{pid}/{name}", "wb", buffering=0) as file:
+                    file.write(f"{own} {other} 1\n".encode())
+            except OSError as error:
+                arguments = {"map": f"{own} {other} 1"}
+                raise SetupError(error.errno or errno.EIO, layer="ChrootJail", step=name, arguments=arguments) from None
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _mapped(tree: GivenTree, namespace: int) -> int:
+    step = ffi.new("int *")
+    fd = lib.pb_mapped_tree(os.fsencode(tree.folder), namespace, tree.attributes, step)
+    if fd < 0:
+        raise _error(-fd, _STEPS[step[0]], tree)
+    return fd
+
+
+def _error(number: int, step: str, tree: GivenTree) -> SetupError:
+    arguments = {"folder": tree.folder, "attributes": hex(tree.attributes)}
+    return SetupError(
+        number, layer="ChrootJail", step=step, arguments=arguments, hint=features.hint(step, number, arguments)
+    )

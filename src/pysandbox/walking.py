@@ -1,0 +1,105 @@
+"""Folders that a payload may have filled with anything, looked at by descriptors: nothing is followed, nothing waits.
+
+Every folder is opened from the one above it, and a file only once it is known to be a regular one; a FIFO, a device or
+a socket is an error at once.  What there is may change at any moment, so nothing is believed that a descriptor has not
+shown, and all is bounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_PIECE = 1 << 20
+DEEPEST = 256  # folders in folders that are gone into
+
+
+@dataclass
+class Budget:
+    """What may still be looked at: files and folders, and bytes of them."""
+
+    entries: int
+    size: int
+
+    def take_entry(self, path: str) -> None:
+        """Count a file or a folder; EMFILE's like where there are too many."""
+        self.entries -= 1
+        if self.entries < 0:
+            raise OSError(errno.E2BIG, "More files than max_files allows", path)
+
+    def take(self, count: int, path: str) -> None:
+        """Count bytes."""
+        self.size -= count
+        if self.size < 0:
+            raise OSError(errno.EFBIG, "More bytes than max_size allows", path)
+
+
+@contextlib.contextmanager
+def opened_folder(name: str, above: int) -> Iterator[int]:
+    """A folder, by its name in another."""
+    fd = os.open(name, _FOLDER, dir_fd=above)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def open_file(name: str, above: int, shown: str) -> int:
+    """A regular file, by its name in a folder; anything else is an OSError (ENXIO)."""
+    # Looked at first, as opening may have an effect on what is no file: it lets a FIFO's writer go on.
+    if not stat.S_ISREG(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
+        raise OSError(errno.ENXIO, "Not a regular file", shown)
+    fd = os.open(name, _FILE, dir_fd=above)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.ENXIO, "Not a regular file", shown)
+    return fd
+
+
+def pieces(fd: int, budget: Budget, shown: str) -> Iterator[bytes]:
+    """The bytes of a file, as long as the budget lasts, which what the file claims to have may end at once."""
+    if os.fstat(fd).st_size > budget.size:
+        budget.take(budget.size + 1, shown)
+    while piece := os.read(fd, min(_PIECE, budget.size + 1)):
+        budget.take(len(piece), shown)
+        yield piece
+
+
+def names(folder: int, budget: Budget, shown: str) -> list[str]:
+    """The names in a folder, sorted."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            budget.take_entry(os.path.join(shown, entry.name))
+            found.append(entry.name)
+    return sorted(found)
+
+
+def look(name: str, above: int) -> os.stat_result | None:
+    """What is there of that name, not followed; None for nothing."""
+    try:
+        return os.stat(name, dir_fd=above, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def remove_tree(name: str, folder: int) -> None:
+    """Remove a folder with all that is in it, whatever modes they have; nothing is followed."""
+    # One level of descriptors at a time: a tree may be deeper than a process may have open.
+    inner = os.open(name, _FOLDER, dir_fd=folder)
+    try:
+        os.fchmod(inner, 0o700)
+        for entry in os.listdir(inner):
+            try:
+                os.unlink(entry, dir_fd=inner)
+            except (IsADirectoryError, PermissionError):
+                remove_tree(entry, inner)
+    finally:
+        os.close(inner)
+    os.rmdir(name, dir_fd=folder)

@@ -1,0 +1,525 @@
+"""Images: what is unpacked of honest ones, and that hostile ones are refused by name and write nothing outside."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import os
+import stat
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from archives import Layout, Member, digest, docker_save, folder, hard_link, link, member, tar
+
+from pysandbox import ConfigError, UnsupportedError, images
+from pysandbox.images import Bounds, cache
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def unpack(tmp_path: Path) -> Callable[..., Path]:
+    """Unpack an archive of these members; returns the root."""
+
+    def unpack(*members: Member, data: bytes | None = None, bounds: Bounds | None = None) -> Path:
+        archive = tmp_path / "root.tar"
+        archive.write_bytes(tar(members) if data is None else data)
+        return Path(images.load(str(archive), bounds=bounds).root)
+
+    return unpack
+
+
+def tree(root: Path) -> dict[str, Any]:
+    """All that is below a folder: content of files, text of links, None for folders."""
+    found: dict[str, Any] = {}
+    for above, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            path = Path(above, name)
+            shown = str(path.relative_to(root))
+            found[shown] = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+    return found
+
+
+def left_in_cache() -> list[str]:
+    return os.listdir(cache.folder())
+
+
+# --- what is unpacked ----------------------------------------------------------------------------------------------
+
+
+def test_files_folders_and_links_are_as_in_the_archive(unpack: Callable[..., Path]) -> None:
+    root = unpack(
+        folder("./"),
+        folder("./etc", mode=0o750, mtime=1_000_000),
+        member("./etc/hello", b"hello", mode=0o640, mtime=1_234_567),
+        link("./etc/link", "../../../etc/passwd"),
+        hard_link("./etc/same", "./etc/hello"),
+        member("no/folder/was/named", b"x"),
+    )
+    assert tree(root) == {
+        "etc": None,
+        "etc/hello": b"hello",
+        "etc/link": "../../../etc/passwd",
+        "etc/same": b"hello",
+        "no": None,
+        "no/folder": None,
+        "no/folder/was": None,
+        "no/folder/was/named": b"x",
+    }
+    hello = (root / "etc/hello").stat()
+    assert (stat.S_IMODE(hello.st_mode), hello.st_mtime, hello.st_nlink) == (0o640, 1_234_567, 2)
+    assert stat.S_IMODE((root / "etc").stat().st_mode) == 0o750
+    assert (root / "etc").stat().st_mtime == 1_000_000
+
+
+def test_set_user_id_is_not_kept(unpack: Callable[..., Path]) -> None:
+    root = unpack(member("su", b"x", mode=0o6755), folder("t", mode=0o3777))
+    assert stat.S_IMODE((root / "su").stat().st_mode) == 0o755
+    assert stat.S_IMODE((root / "t").stat().st_mode) == 0o1777
+
+
+def test_owners_are_the_callers(unpack: Callable[..., Path]) -> None:
+    root = unpack(member("of-another", b"x", uid=12345, gid=12345))
+    found = (root / "of-another").stat()
+    assert (found.st_uid, found.st_gid) == (os.geteuid(), os.getegid())
+
+
+@pytest.mark.parametrize(
+    "compress", [gzip.compress, bz2.compress, lzma.compress, bytes], ids=["gz", "bz2", "xz", "tar"]
+)
+def test_a_root_file_system_may_be_compressed(unpack: Callable[..., Path], compress: Callable[[bytes], bytes]) -> None:
+    assert tree(unpack(data=compress(tar([member("a", b"1" * 100_000)])))) == {"a": b"1" * 100_000}
+
+
+def test_zstd_is_read_or_refused_with_what_to_install(unpack: Callable[..., Path]) -> None:
+    frame = b"\x28\xb5\x2f\xfd\x24\x00\x01\x00\x00\x99\xe9\xd8\x51"  # nothing, compressed
+    with pytest.raises((UnsupportedError, ConfigError), match=r"zstandard|no tar archive"):
+        unpack(data=frame)
+
+
+def test_devices_of_dev_are_left_to_the_box(unpack: Callable[..., Path]) -> None:
+    assert tree(unpack(folder("dev"), member("dev/sda", kind=tarfile.BLKTYPE))) == {"dev": None}
+
+
+# --- layers --------------------------------------------------------------------------------------------------------
+
+BASE = [
+    folder("etc"),
+    member("etc/keep", b"keep"),
+    member("etc/gone", b"gone"),
+    member("etc/new", b"old"),
+    folder("opt"),
+    folder("opt/a"),
+    member("opt/a/b", b"b"),
+    member("was-file", b"x"),
+    folder("was-folder"),
+    member("was-folder/x", b"x"),
+    link("was-link", "etc"),
+]
+TOP = [
+    member("etc/.wh.gone"),
+    member("etc/new", b"new"),
+    folder("opt"),
+    member("opt/own", b"own"),
+    member("opt/.wh..wh..opq"),
+    folder("was-file"),
+    member("was-file/y", b"y"),
+    member("was-folder", b"f"),
+    folder("was-link"),
+    member("was-link/z", b"z"),
+]
+BOTH = {
+    "etc": None,
+    "etc/keep": b"keep",
+    "etc/new": b"new",
+    "opt": None,
+    "opt/own": b"own",
+    "was-file": None,
+    "was-file/y": b"y",
+    "was-folder": b"f",
+    "was-link": None,
+    "was-link/z": b"z",
+}
+
+
+@pytest.mark.parametrize("kind", ["oci folder", "oci tar", "oci tar.gz", "docker save", "docker save.gz"])
+def test_layers_lie_one_over_the_other(tmp_path: Path, kind: str) -> None:
+    layers = [tar(BASE), tar(TOP)]
+    path = tmp_path / "image"
+    if kind == "oci folder":
+        Layout(layers).write(path)
+    else:
+        data = docker_save(layers) if "docker" in kind else Layout(layers).tar()
+        path.write_bytes(gzip.compress(data, 1) if kind.endswith("gz") else data)
+    assert tree(Path(images.load(str(path)).root)) == BOTH
+
+
+def test_one_image_in_two_forms_is_unpacked_once(tmp_path: Path) -> None:
+    layers = [tar(BASE)]
+    (tmp_path / "docker.tar").write_bytes(docker_save(layers))
+    Layout(layers).write(tmp_path / "oci")
+    one, other = images.load(str(tmp_path / "docker.tar")), images.load(str(tmp_path / "oci"))
+    assert one.path == other.path
+    assert images.list_images() == [one]
+
+
+def test_the_configuration_is_the_images(tmp_path: Path) -> None:
+    config = {
+        "Env": ["A=1", "B=x=y", "=odd", "odd"],
+        "WorkingDir": "/srv",
+        "User": "judge:games",
+        "Entrypoint": ["/bin/sh", "-c"],
+        "Cmd": ["true"],
+    }
+    etc = [member("etc/passwd", b"root:x:0:0::/:\njudge:x:7:8::/:\n"), member("etc/group", b"games:x:60:\n")]
+    image = images.load(str(Layout([tar(etc)], config).write(tmp_path / "image")))
+    assert image.config.env == (("A", "1"), ("B", "x=y"))
+    assert (image.config.workdir, image.config.entrypoint, image.config.command) == (
+        "/srv",
+        ("/bin/sh", "-c"),
+        ("true",),
+    )
+    assert images.ids_of(image) == (7, 60)
+
+
+@pytest.mark.parametrize(
+    ("user", "ids"), [("", (0, 0)), ("5", (5, 0)), ("5:6", (5, 6)), ("judge", (7, 8)), ("7", (7, 8)), ("nobody", None)]
+)
+def test_users_are_looked_up_in_the_image(tmp_path: Path, user: str, ids: tuple[int, int] | None) -> None:
+    layout = Layout([tar([member("etc/passwd", b"judge:x:7:8::/:\n")])], {"User": user})
+    image = images.load(str(layout.write(tmp_path / "image")))
+    if ids is None:
+        with pytest.raises(ConfigError, match="nobody"):
+            images.ids_of(image)
+    else:
+        assert images.ids_of(image) == ids
+
+
+def test_users_of_an_image_are_not_looked_up_outside(tmp_path: Path) -> None:
+    image = images.load(str(Layout([tar([link("etc", "/etc")])], {"User": "root:adm"}).write(tmp_path / "image")))
+    with pytest.raises(ConfigError):
+        images.ids_of(image)
+
+
+def test_of_several_images_one_is_named(tmp_path: Path) -> None:
+    one, other = Layout([tar([member("one", b"1")])]), Layout([tar([member("other", b"2")])])
+    ref = "org.opencontainers.image.ref.name"
+    one.files |= other.files
+    one.entries = [
+        {**one.entries[0], "annotations": {ref: "one"}},
+        {**other.entries[0], "annotations": {ref: "other"}},
+    ]
+    path = one.write(tmp_path / "image")
+    with pytest.raises(ConfigError, match="'one', 'other'"):
+        images.load(str(path))
+    assert tree(Path(images.load(f"{path}:other").root)) == {"other": b"2"}
+
+
+def test_of_several_architectures_the_machines_is_taken(tmp_path: Path) -> None:
+    layout = Layout([tar([member("a", b"1")])])
+    ours = {**layout.entries[0], "platform": {"os": "linux", "architecture": layout.config["architecture"]}}
+    theirs = {"digest": digest(b"not here"), "platform": {"os": "linux", "architecture": "pdp11"}}
+    layout.entries = [theirs, ours]
+    assert images.load(str(layout.write(tmp_path / "image"))).size == 1
+    layout.entries = [theirs]
+    with pytest.raises(ConfigError, match="pdp11"):
+        images.load(str(layout.write(tmp_path / "image")))
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------
+
+OUTSIDE = "../" * 20 + "tmp/pysandbox-test-outside"
+
+HOSTILE: dict[str, tuple[list[Member], str]] = {
+    "absolute": ([member("/etc/evil", b"x")], "'/etc/evil' is absolute"),
+    "upwards": ([member(OUTSIDE, b"x")], "leads upwards"),
+    "upwards inside": ([folder("a"), member("a/../b", b"x")], "leads upwards"),
+    "through a symlink": ([link("a", "/tmp"), member("a/evil", b"x")], "'a/evil' lies inside what is no folder"),
+    "through a relative symlink": ([link("a", ".."), member("a/evil", b"x")], "'a/evil' lies inside"),
+    "through a chain": ([link("a", "b"), link("b", "/tmp"), member("a/x/evil", b"x")], "lies inside what is no folder"),
+    "folder through a symlink": ([link("a", "/tmp"), folder("a/evil")], "'a/evil' lies inside"),
+    "through a file": ([member("a", b"x"), member("a/b", b"x")], "'a/b' lies inside"),
+    "file over a symlink": ([link("a", "/tmp/evil"), member("a", b"x")], "'a' is there twice"),
+    "hard link out": ([hard_link("a", "/etc/passwd")], "'a', a link to '/etc/passwd': '/etc/passwd' is absolute"),
+    "hard link upwards": ([hard_link("a", "../../etc/passwd")], "leads upwards"),
+    "hard link through": ([link("a", "/etc"), hard_link("b", "a/passwd")], "'b', a link to 'a/passwd'"),
+    "hard link to nothing": ([hard_link("a", "b")], "No such file"),
+    "hard link to a folder": ([folder("a"), hard_link("b", "a")], "'b', a link to 'a'"),
+    "hard link to the root": ([hard_link("a", ".")], "a folder"),
+    "a block device": ([member("sda", kind=tarfile.BLKTYPE)], "'sda' is a device"),
+    "a character device": ([member("etc/null", kind=tarfile.CHRTYPE)], "'etc/null' is a device"),
+    "a FIFO": ([member("pipe", kind=tarfile.FIFOTYPE)], "'pipe' is a FIFO"),
+    "an unknown kind": ([member("odd", kind=b"Z")], "'odd' is of a kind"),
+    "a file twice": ([member("a", b"1"), member("a", b"2")], "'a' is there twice"),
+    "twice by other names": ([member("a/b", b"1"), member("./a//b", b"2")], "'./a//b' is there twice"),
+    "a file and a folder": ([member("a", b"1"), folder("a")], "'a' is there twice"),
+    "a folder and a file": ([folder("a"), member("a/b", b"1"), member("a", b"2")], "'a' is"),
+    "an implied folder and a file": ([member("a/b", b"1"), member("a", b"2")], "'a' is a folder, too"),
+    "a root that is a link": ([link("./", "/etc")], "a root that is no folder"),
+    "a whiteout of the parent": ([member("a/.wh...")], "a whiteout of '..'"),
+    "a whiteout of itself": ([member("a/.wh..")], "a whiteout of '.'"),
+    "a whiteout of nothing": ([member("a/.wh.")], "a whiteout of ''"),
+    "a whiteout through a symlink": ([link("a", "/tmp"), member("a/.wh.x")], "lies inside what is no folder"),
+    "opaque through a symlink": ([link("a", "/tmp"), member("a/.wh..wh..opq")], "no folder"),
+    "deep": ([folder("/".join("d" * 129))], "folders deep"),
+    "a long name": ([member("/".join(["x" * 200] * 21), b"")], "bytes"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_archive_is_refused_by_name(unpack: Callable[..., Path], case: str) -> None:
+    members, why = HOSTILE[case]
+    with pytest.raises(ConfigError) as caught:
+        unpack(member("honest", b"x"), *members)
+    assert why in str(caught.value)
+    assert left_in_cache() == []
+    assert not os.path.lexists("/tmp/pysandbox-test-outside")
+
+
+@pytest.mark.parametrize("case", ["through a symlink", "a file twice"])
+def test_what_is_refused_in_one_layer_is_refused_in_the_second(tmp_path: Path, case: str) -> None:
+    members, why = HOSTILE[case]
+    path = Layout([tar([member("honest", b"x")]), tar(members)]).write(tmp_path / "image")
+    with pytest.raises(ConfigError) as caught:
+        images.load(str(path))
+    assert why in str(caught.value)
+    assert "layer 2" in str(caught.value)
+    assert left_in_cache() == []
+
+
+def test_a_layer_does_not_write_through_a_link_of_the_layer_below(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    layers = [tar([link("a", str(outside))]), tar([member("a/evil", b"x")])]
+    with pytest.raises(ConfigError, match="'a/evil' lies inside"):
+        images.load(str(Layout(layers).write(tmp_path / "image")))
+    assert os.listdir(outside) == []
+
+
+def test_a_bomb_is_refused_before_it_fills_the_disk(unpack: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match="more than 1000000 bytes, at 'big'"):
+        unpack(data=gzip.compress(tar([member("big", bytes(5_000_000))]), 9), bounds=Bounds(size=1_000_000))
+    assert left_in_cache() == []
+
+
+def test_too_many_entries_are_refused(unpack: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match="more than 50 entries"):
+        unpack(*[folder(f"d{number}") for number in range(60)], bounds=Bounds(entries=50))
+    assert left_in_cache() == []
+
+
+def test_a_million_entries_are_refused_by_default() -> None:
+    assert Bounds().entries < 1_000_000
+
+
+def test_a_header_that_says_it_is_huge_is_not_read_into_memory(unpack: Callable[..., Path]) -> None:
+    header = bytearray(tar([member("x", b"")])[:512])
+    header[156:157] = tarfile.XHDTYPE
+    header[124:136] = b"%011o\0" % (4 << 30)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    with pytest.raises(ConfigError, match="header of"):
+        unpack(data=bytes(header) + bytes(4096))
+
+
+@pytest.mark.parametrize("cut", [100, 512, 600, 1024, 1500])
+def test_an_archive_that_is_cut_off_is_refused(unpack: Callable[..., Path], cut: int) -> None:
+    whole = tar([member("a", b"1" * 600), member("b", b"2" * 600)])
+    with pytest.raises(ConfigError):
+        unpack(data=whole[:cut])
+    with pytest.raises(ConfigError):
+        packed = gzip.compress(whole)
+        unpack(data=packed[: cut * len(packed) // len(whole)])
+    assert left_in_cache() == []
+
+
+def test_a_header_that_is_damaged_is_not_taken_for_the_end(unpack: Callable[..., Path]) -> None:
+    whole = bytearray(tar([member("a", b"1"), member("b", b"2")]))
+    whole[1024 + 10] ^= 0xFF
+    with pytest.raises(ConfigError):
+        unpack(data=bytes(whole))
+
+
+def damaged(layout: Layout, change: str) -> None:
+    """Make an image wrong in one respect."""
+    layer = layout.manifest["layers"][-1]["digest"].partition(":")[2]
+    path = f"blobs/sha256/{layer}"
+    if change == "a blob":
+        layout.files[path] = gzip.compress(tar([member("evil", b"x")]))
+    elif change == "a byte at the end":
+        layout.files[path] += b"x"
+    elif change == "no blob":
+        del layout.files[path]
+    elif change == "the manifest":
+        name = layout.entries[0]["digest"].partition(":")[2]
+        layout.files[f"blobs/sha256/{name}"] += b" "
+    elif change == "a digest that is a path":
+        layout.entries = [{"digest": "sha256:../../../../etc/passwd"}]
+    elif change == "no JSON":
+        layout.entries = [{"digest": layout.add(b"{")}]
+    elif change == "deep JSON":
+        layout.entries = [{"digest": layout.add(b"[" * 100_000)}]
+    elif change == "an index of itself":
+        index = layout.add(json.dumps({"manifests": layout.entries}).encode())
+        for _ in range(6):
+            index = layout.add(json.dumps({"manifests": [{"digest": index}]}).encode())
+        layout.entries = [{"digest": index}]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "a blob",
+        "a byte at the end",
+        "no blob",
+        "the manifest",
+        "a digest that is a path",
+        "no JSON",
+        "deep JSON",
+        "an index of itself",
+    ],
+)
+@pytest.mark.parametrize("form", ["folder", "tar"])
+def test_an_image_that_is_not_what_its_digests_say_is_refused(tmp_path: Path, change: str, form: str) -> None:
+    layout = Layout([tar([member("a", b"1")]), tar([member("b", b"1")])])
+    damaged(layout, change)
+    path = tmp_path / "image"
+    if form == "folder":
+        layout.write(path)
+    else:
+        path.write_bytes(layout.tar())
+    with pytest.raises(ConfigError):
+        images.load(str(path))
+    assert left_in_cache() == []
+
+
+@pytest.mark.parametrize("where", ["blob", "folder", "index"])
+def test_a_layout_on_disk_is_not_followed_out_of_it(tmp_path: Path, where: str) -> None:
+    path = Layout([tar([member("a", b"1")])]).write(tmp_path / "image")
+    target = {"blob": next((path / "blobs/sha256").iterdir()), "folder": path / "blobs", "index": path / "index.json"}
+    moved = tmp_path / "moved"
+    target[where].rename(moved)
+    target[where].symlink_to(moved)
+    with pytest.raises(ConfigError):
+        for _ in range(3):  # whichever blob it is
+            images.load(str(path))
+        raise AssertionError
+
+
+def test_a_fifo_is_no_image(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ConfigError, match="neither a file nor a folder"):
+        images.load(str(tmp_path / "fifo"))
+    layout = Layout([tar([])]).write(tmp_path / "image")
+    (layout / "index.json").unlink()
+    os.mkfifo(layout / "index.json")
+    with pytest.raises(ConfigError, match="no regular file"):
+        images.load(str(layout))
+
+
+@pytest.mark.parametrize("data", [b"", b"no archive at all", bytes(2000), b"\x1f\x8b\x08" + bytes(20), b"PK\3\4" * 200])
+def test_what_is_no_archive_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "file").write_bytes(data)
+    with pytest.raises(ConfigError):
+        images.load(str(tmp_path / "file"))
+    assert left_in_cache() == []
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_damage_does_more_than_to_be_refused(tmp_path: Path, data: st.DataObject) -> None:
+    whole = bytearray(Layout([tar(BASE), tar(TOP)], compress=False).tar())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(whole) - 1))
+        whole[at] = data.draw(st.integers(0, 255))
+    del whole[data.draw(st.integers(len(whole) // 2, len(whole))) :]
+    path = tmp_path / "image.tar"
+    path.write_bytes(whole)
+    try:
+        image = images.load(str(path))
+    except ConfigError:
+        return
+    assert tree(Path(image.root)) == BOTH
+
+
+# --- the cache -----------------------------------------------------------------------------------------------------
+
+
+def test_processes_that_unpack_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    path = str(Layout([tar(BASE), tar(TOP)]).write(tmp_path / "image"))
+    code = "import sys; from pysandbox import images; print(images.load(sys.argv[1]).root, end='')"
+    command = [sys.executable, "-c", code, path]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    roots = {process.communicate(timeout=60)[0] for process in processes}
+    assert [tree(Path(root)) for root in roots] == [BOTH]
+    assert len(left_in_cache()) == 1
+
+
+def test_what_a_dead_process_has_left_is_removed(unpack: Callable[..., Path]) -> None:
+    left = Path(cache.folder(), ".unpacking-0123")
+    (left / "rootfs" / "locked").mkdir(parents=True)
+    (left / "rootfs" / "locked").chmod(0)
+    unpack(member("a", b"1"))
+    assert not left.exists()
+
+
+def test_an_image_is_removed_by_name_or_digest(tmp_path: Path) -> None:
+    path = tmp_path / "root.tar"
+    path.write_bytes(tar([member("a", b"1")]))
+    image = images.load(str(path), name="mine")
+    assert images.named("mine") == images.named(image.digest[7:17]) == images.load("mine") == image
+    with images.kept(image), pytest.raises(ConfigError, match="in use"):
+        images.remove(image)
+    images.remove(image)
+    assert images.list_images() == []
+    with pytest.raises(ConfigError, match="no imported image"):
+        images.load("mine")
+
+
+def test_a_changed_archive_is_unpacked_anew(unpack: Callable[..., Path]) -> None:
+    assert tree(unpack(member("a", b"1"))) == {"a": b"1"}
+    assert tree(unpack(member("a", b"2"))) == {"a": b"2"}
+
+
+def test_a_cache_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cache" / "pysandbox" / "images"
+    path.mkdir(parents=True)
+    path.chmod(0o777)
+    with pytest.raises(ConfigError, match="not yours alone"):
+        images.list_images()
+
+
+def test_without_a_folder_for_the_cache_it_is_said_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    with pytest.raises(ConfigError, match="XDG_CACHE_HOME"):
+        images.list_images()
+
+
+def test_progress_comes_to_its_end(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    path = str(Layout([os.urandom(0) or tar([member("a", os.urandom(3_000_000))])]).write(tmp_path / "image"))
+    images.load(path, lambda done, total: told.append((done, total)))
+    assert told[-1][0] == told[-1][1]
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_a_stream_is_decompressed_from_where_it_is() -> None:
+    from pysandbox.images.readers import decompressed
+
+    assert decompressed(io.BytesIO(gzip.compress(b"abc"))).read() == b"abc"

@@ -35,6 +35,7 @@ from .errors import SandboxError, SetupError, UnsupportedError
 from .interrupts import INTERRUPTIBLE, UNINTERRUPTED
 from .layers.namespaces import CLONE_FLAGS
 from .plan import Blueprint, IdRequest, Plan, Step
+from .result import Enforcement, Level
 
 _HEAD = struct.Struct("=IIII")
 _MAGIC = 0x50594258
@@ -208,8 +209,17 @@ class Box:
             return
         facts = self.blueprint.facts
         ids = self.payload_ids if self.blueprint.ids is not None else (facts.uid, facts.gid)
-        with trees.given(self.blueprint.given, ids, self._in_user_namespace) as fds:
-            self._send(_SETUP, plan, fds)
+        try:
+            with trees.given(self.blueprint.given, ids, self._in_user_namespace) as fds:
+                self._send(_SETUP, plan, fds)
+        except UnsupportedError as error:
+            if not facts.degrade:
+                raise
+            row = self.blueprint.enforcement["ChrootJail"]
+            reason = f"{error.feature} cannot be had: what is not open to everybody is closed to the payload"
+            self.blueprint.enforcement["ChrootJail"] = Enforcement(Level.PARTIAL, row.mechanism, reason)
+            with trees.given_unmapped(self.blueprint.given) as fds:
+                self._send(_SETUP, plan, fds)
 
     def _keep_folders(self) -> None:
         """Hold what the box stands on: its image is not removed meanwhile, and what it writes to is nobody else's."""

@@ -1,4 +1,4 @@
-"""The `pysandbox` command: run, doctor, explain.
+"""The `pysandbox` command: run, doctor, explain, image.
 
 Exit status of `run`: the program's own; 128 and the signal's number for a signal; 124 for a time limit, 125 when the
 box could not be set up, 126 and 127 for a program that cannot be executed or is not there, as in env(1) and timeout(1);
@@ -33,8 +33,8 @@ _STATUS = {
 def _layers(options: argparse.Namespace) -> list[Layer]:
     layers: list[Layer] = []
     binds = [Bind(path) for path in options.ro] + [Bind(path, writable=True) for path in options.rw]
-    if binds or options.root is not None:
-        layers.append(ChrootJail(options.root, binds=tuple(binds)))
+    if binds or options.root is not None or options.image is not None or options.overlay:
+        layers.append(ChrootJail(options.root, image=options.image, overlay=bool(options.overlay), binds=tuple(binds)))
     if options.net:
         layers.append(Namespaces(net=False))
     limits = {"memory": options.memory, "pids": options.pids, "cpus": options.cpus}
@@ -58,6 +58,8 @@ def _add_box_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pids", type=int, metavar="N", help="processes and threads at once")
     parser.add_argument("--cpus", type=float, metavar="N", help="CPUs' time, such as 0.5")
     parser.add_argument("--root", metavar="DIR", help="a prepared root file system")
+    parser.add_argument("--image", metavar="IMAGE", help="a root file system from an image: a path, or a name")
+    parser.add_argument("--overlay", action="store_true", help="let all of the root be written; it vanishes at the end")
     parser.add_argument("--ro", action="append", default=[], metavar="PATH", help="show this path, read-only")
     parser.add_argument("--rw", action="append", default=[], metavar="PATH", help="show this path, writable")
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable")
@@ -80,9 +82,23 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--clean", action="store_true", help="remove the cgroups that dead applications have left")
     doctor.add_argument("--parent", action="append", default=[], metavar="CGROUP", help="with --clean: also below this")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    _add_image_parser(commands)
     explain = commands.add_parser("explain", help="print the plan of a box without building it")
     _add_box_options(explain)
     return parser
+
+
+def _add_image_parser(commands: Any) -> None:
+    parser = commands.add_parser("image", help="images that boxes stand on: import, list, rm, prune")
+    actions = parser.add_subparsers(dest="action", required=True)
+    taking = actions.add_parser("import", help="unpack an image into the cache")
+    taking.add_argument("source", help="an OCI layout, a docker save archive, an archive of a root file system")
+    taking.add_argument("--name", default="", help="what to call it: ChrootJail(image=NAME)")
+    listing = actions.add_parser("list", help="the images in the cache, the newest first")
+    listing.add_argument("--json", action="store_true", help="print them as JSON")
+    removing = actions.add_parser("rm", help="remove images from the cache")
+    removing.add_argument("names", nargs="+", metavar="NAME", help="a name, a digest, or the beginning of one")
+    actions.add_parser("prune", help="remove the images without a name, and what was left half unpacked")
 
 
 def as_json(result: Result[Any]) -> str:
@@ -167,10 +183,16 @@ def _explain(options: argparse.Namespace) -> int:
     return 0
 
 
+def _image(options: argparse.Namespace) -> int:
+    from .cli_image import image_command  # as above: nobody else needs to read archives
+
+    return image_command(options)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out a command line; returns the exit status."""
     options = _parser().parse_args(arguments)
-    action = {"run": _run, "doctor": _doctor, "explain": _explain}[options.command]
+    action = {"run": _run, "doctor": _doctor, "explain": _explain, "image": _image}[options.command]
     try:
         status = action(options)
         sys.stdout.flush()

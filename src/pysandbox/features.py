@@ -152,6 +152,13 @@ def hint(step: str, error: int, arguments: Mapping[str, object]) -> str:
             return "the source or its mount point does not exist; Bind(..., optional=True) leaves a missing source out"
         if refused:
             return "the caller may not read it"
+    if step == "overlay":
+        return (
+            "the folder's file system may not lie below an overlay (another overlay in depth, NFS, FAT), nor keep one "
+            "(upper= needs user attributes and d_type: ext4, XFS, btrfs); copy it to another"
+        )
+    if step == "flock":
+        return "a folder that keeps what is written through an overlay is for one box at a time"
     if step == "start" and error == errno.ETIMEDOUT:
         return (
             "another run of this box may be stopping every process that it can reach (kill(-1, SIGSTOP)); "

@@ -111,7 +111,7 @@ KINDS: dict[Verb, tuple[str, ...]] = {
         Verb.WRITE_FILE: "s:path b:content u:mode",
         Verb.ATTACH_TREE: "u:slot s:target u:attributes",
         Verb.MOUNT_TMPFS: "s:target u:size u:inodes u:mode u:attributes u:owner",
-        Verb.MOUNT_WRITABLE: "s:target u:mode u:owner",
+        Verb.MOUNT_WRITABLE: "s:target u:mode u:owner u:flags",
         Verb.MOUNT_PROC: "s:target s:options u:attributes",
         Verb.MOUNT_DEVPTS: "s:target u:attributes",
         Verb.MASK: "s:path u:flags",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from . import features
 from ._native import ffi, lib
-from .errors import SetupError
+from .errors import SetupError, UnsupportedError
 from .plan import GivenTree
 
 _STEPS = ("openat2", "open_tree", "mount_setattr")
@@ -23,7 +23,10 @@ Spawn = Callable[[], contextlib.AbstractContextManager[int]]
 
 @contextlib.contextmanager
 def given(trees: Sequence[GivenTree], ids: tuple[int, int], spawn: Spawn) -> Iterator[list[int]]:
-    """The descriptors of the mounts; `ids` are those of the payload on the host."""
+    """The descriptors of the mounts; `ids` are those of the payload on the host.
+
+    Errors: `UnsupportedError` where a file system has no mounts with mapped ids, `SetupError`.
+    """
     fds: list[int] = []
     namespaces: dict[tuple[int, int], int] = {}
     try:
@@ -36,6 +39,18 @@ def given(trees: Sequence[GivenTree], ids: tuple[int, int], spawn: Spawn) -> Ite
     finally:
         for fd in [*fds, *namespaces.values()]:
             os.close(fd)
+
+
+@contextlib.contextmanager
+def given_unmapped(trees: Sequence[GivenTree]) -> Iterator[list[int]]:
+    """The same where ids cannot be mapped: what is not open to everybody is closed to the payload."""
+    with contextlib.ExitStack() as stack:
+        fds = []
+        for tree in trees:
+            fd = _mapped(tree, -1)
+            stack.callback(os.close, fd)
+            fds.append(fd)
+        yield fds
 
 
 def _owner(tree: GivenTree) -> tuple[int, int]:
@@ -62,6 +77,14 @@ def _user_namespace(inside: tuple[int, int], outside: tuple[int, int], spawn: Sp
 def _mapped(tree: GivenTree, namespace: int) -> int:
     step = ffi.new("int *")
     fd = lib.pb_mapped_tree(os.fsencode(tree.folder), namespace, tree.attributes, step)
+    if fd == -errno.EINVAL and _STEPS[step[0]] == "mount_setattr":
+        raise UnsupportedError(
+            f"an overlay over {tree.folder!r} whose files are the payload's",
+            need="a file system with ID-mapped mounts (ext4, XFS, btrfs; tmpfs since Linux 6.3)",
+            have="another",
+            remedy="copy the folder to such a file system, or run as an ordinary user who owns it; degrade=True goes "
+            "without: what is not open to everybody is closed to the payload",
+        )
     if fd < 0:
         raise _error(-fd, _STEPS[step[0]], tree)
     return fd

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+
+import pysandbox
 
 
 @pytest.fixture
@@ -16,3 +19,26 @@ def shared(tmp_path: Path) -> Path:
     (folder / "known").write_text("of the host\n")
     (folder / "known").chmod(0o666)
     return folder
+
+
+APPLETS = ("sh", "cat", "chmod", "cp", "id", "ln", "ls", "mkdir", "mkfifo", "mv", "pwd", "rm", "sleep", "stat", "touch")
+
+
+@pytest.fixture
+def busybox(tmp_path: Path) -> Path:
+    """A small root file system of the caller's own, with a shell that needs nothing."""
+    root = tmp_path / "busybox"
+    for name in ("bin", "dev", "etc", "opt/a/b", "proc", "tmp", "usr/share"):
+        (root / name).mkdir(parents=True)
+    shutil.copy("/bin/busybox", root / "bin" / "busybox")
+    for name in APPLETS:
+        (root / "bin" / name).symlink_to("busybox")
+    (root / "etc" / "hello").write_text("hello\n")
+    (root / "etc" / "other").write_text("other\n")
+    (root / "opt" / "a" / "b" / "f").write_text("deep\n")
+    try:
+        with pysandbox.Sandbox(pysandbox.ChrootJail(root, overlay=True)):
+            pass
+    except pysandbox.UnsupportedError as error:
+        pytest.skip(f"the temporary folder's file system has no ID-mapped mounts: {error.need}")
+    return root

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -135,3 +137,31 @@ def test_a_reader_that_is_gone_is_no_traceback() -> None:
     finally:
         os.close(write)
     assert (done.stderr, done.returncode) == (b"", 128 + signal.SIGPIPE)
+
+
+def test_images_are_imported_listed_used_and_removed(
+    busybox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    archive = tmp_path / "root.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(busybox, ".")
+    digest = command("image", "import", str(archive), "--name", "small").stdout.strip()
+    assert digest.startswith("sha256:")
+    assert "small" in command("image", "list").stdout
+    (found,) = json.loads(command("image", "list", "--json").stdout)
+    assert (found["digest"], found["names"]) == (digest, ["small"])
+    done = command("run", "--image", "small", "--overlay", "--", "sh", "-c", "echo x >> /etc/hello; cat /etc/hello")
+    assert (done.stdout, done.stderr) == ("hello\nx\n", "")
+    assert command("image", "prune").stdout == ""
+    assert command("image", "rm", digest[:20]).returncode == 0
+    assert command("image", "list").stdout == ""
+    failed = command("image", "rm", "small")
+    assert failed.returncode == 125
+    assert "no imported image" in failed.stderr
+    hostile = tmp_path / "hostile.tar"
+    with tarfile.open(hostile, "w") as file:
+        file.addfile(tarfile.TarInfo("../evil"))
+    failed = command("image", "import", str(hostile))
+    assert failed.returncode == 125
+    assert "'../evil' leads upwards" in failed.stderr

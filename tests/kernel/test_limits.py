@@ -310,6 +310,34 @@ def test_processes_past_the_limit_cannot_be_made_and_that_is_counted() -> None:
     assert free.limits_hit == frozenset()
 
 
+# --- huge pages ----------------------------------------------------------------------------------------------------
+
+HUGE = """
+import mmap
+size = 1 << 10
+for line in open("/proc/meminfo"):
+    if line.startswith("Hugepagesize"):
+        size *= int(line.split()[1])
+page = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)  # MAP_HUGETLB
+page[0] = 1
+print("had one")
+"""
+
+
+def test_huge_pages_are_off_where_limits_were_asked_for() -> None:
+    """No memory limit counts them."""
+    if not int(Path("/proc/sys/vm/nr_hugepages").read_text()):
+        pytest.skip("needs huge pages set aside (vm.nr_hugepages)")
+    group = cgroups.own_group()
+    if group is None or group.enforcement.reason.startswith("no hugetlb"):
+        pytest.skip("needs the hugetlb controller")
+    with Sandbox() as box:
+        assert box.run([sys.executable, "-S", "-c", HUGE]).stdout == b"had one\n"
+        held = box.run([sys.executable, "-S", "-c", HUGE], limits=CgroupLimits(memory="64M"))
+    assert held.stdout == b""
+    assert not held
+
+
 # --- I/O -----------------------------------------------------------------------------------------------------------
 
 

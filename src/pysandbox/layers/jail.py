@@ -155,6 +155,11 @@ class ChrootJail(Layer):
                 raise ConfigError("ChrootJail(upper=) needs overlay=True, without a size: a folder has none")
 
     @property
+    def _lies_over(self) -> bool:
+        """Whether the root is an overlay; that of an image is one also where it is read-only, for its owners' sake."""
+        return self.image is not None or self.overlay is not False
+
+    @property
     def looks_at_host(self) -> bool:
         return self.root is not None or self.image is not None or bool(self.binds)
 
@@ -183,9 +188,9 @@ class ChrootJail(Layer):
     # --- what the root is made of ---------------------------------------------------------------------------
 
     def _base(self, facts_uid: int, workdir: str) -> dict[str, Entry]:
-        if self.overlay is not False:
+        if self._lies_over:
             return {}  # all is in the overlay
-        if self.root is not None or self.image is not None:
+        if self.root is not None:
             return self._prepared(workdir)
         entries: dict[str, Entry] = {}
         for path, destination in system.links():
@@ -249,7 +254,7 @@ class ChrootJail(Layer):
     def entries(self, uid: int, workdir: str) -> dict[str, Entry]:
         """Everything in the root by path inside, the caller's wishes over the defaults."""
         entries = base = self._base(uid, workdir)
-        if self.overlay is False:
+        if not self._lies_over:
             entries = base | {"/tmp": Scratch(0o1777), "/dev": Devices(), "/dev/shm": Scratch(0o1777)}
         else:  # file systems of their own, so that nothing of them is among what was changed
             entries = {
@@ -313,10 +318,10 @@ class ChrootJail(Layer):
         links = _PAGE * sum(isinstance(entry, Link) for entry in entries.values())
         names = _DEVICE_INODES + len(with_parents(entries))
         size = content + links + units.size(self.size, "size")
-        if self.overlay is False:
+        if not self._lies_over:
             add(self.name, Phase.ROOT, Verb.NEW_ROOT, size, names + self.inodes)
         else:
-            room = size if self.overlay is True else content + links + int(self.overlay)
+            room = size if isinstance(self.overlay, bool) else content + links + int(self.overlay)
             self._add_overlay(blueprint, room, names + self.inodes)
             covered = frozenset({*entries, "/proc"} - {facts.workdir})
             made = frozenset(with_parents({*entries, "/proc"}))
@@ -329,9 +334,12 @@ class ChrootJail(Layer):
         self._add_proc(blueprint)
         for path in self.hide:
             add(self.name, Phase.MASKS, Verb.MASK, path, 0)
-        add(self.name, Phase.SEAL, Verb.READ_ONLY, "/" if self.overlay is False else "/dev")
+        if self._lies_over:
+            add(self.name, Phase.SEAL, Verb.READ_ONLY, "/dev")
+        if self.overlay is False:
+            add(self.name, Phase.SEAL, Verb.READ_ONLY, "/")
         add(self.name, Phase.ENTER, Verb.PIVOT_ROOT if self.pivot else Verb.CHROOT)
-        kind = "a private root" if self.overlay is False else "an overlay"
+        kind = "an overlay" if self._lies_over else "a private root"
         blueprint.enforcement[self.name] = Enforcement(
             Level.FULL if self.pivot else Level.PARTIAL,
             f"pivot_root into {kind}" if self.pivot else f"chroot into {kind}",
@@ -377,7 +385,7 @@ class ChrootJail(Layer):
             add(self.name, Phase.MOUNTS, Verb.MOUNT_TMPFS, path, size, entry.inodes, entry.mode, attributes, owner)
         elif isinstance(entry, Scratch):
             owner = facts.uid | facts.gid << 32
-            add(self.name, Phase.MOUNTS, Verb.MOUNT_WRITABLE, path, entry.mode, owner)
+            add(self.name, Phase.MOUNTS, Verb.MOUNT_WRITABLE, path, entry.mode, owner, int(self.overlay is not False))
         elif isinstance(entry, File):
             add(self.name, Phase.MOUNTS, Verb.WRITE_FILE, path, entry.content, 0o444)
         elif isinstance(entry, Link):
@@ -387,8 +395,10 @@ class ChrootJail(Layer):
 
     def _add_devices(self, blueprint: Blueprint) -> None:
         add = blueprint.add
-        if self.overlay is not False:
-            add(self.name, Phase.MOUNTS, Verb.MOUNT_TMPFS, "/dev", _PAGE, 2 * _DEVICE_INODES, 0o755, NOSUID | NODEV, 0)
+        if self._lies_over:
+            owner = blueprint.facts.init_uid | blueprint.facts.init_gid << 32
+            room = (_PAGE, 2 * _DEVICE_INODES, 0o755)
+            add(self.name, Phase.MOUNTS, Verb.MOUNT_TMPFS, "/dev", *room, NOSUID | NODEV, owner)
         for name, (major, minor) in _DEVICE_NUMBERS.items():
             slot = blueprint.tree()
             device = os.makedev(major, minor)
@@ -422,5 +432,5 @@ def _is_in_proc(name: str) -> bool:
 
 def _absolute(path: str) -> str:
     """A working directory as an image names it; '' for none, or for the root, which is not to be written to."""
-    path = os.path.normpath("/" + path)
+    path = os.path.normpath("/" + path.strip("/"))
     return "" if path == "/" or ".." in path.split("/") else path

@@ -322,8 +322,10 @@ long pb_mount_tmpfs(struct pb_context *c, const char *path, const uint64_t *arg)
 
 /* Makes a folder of one of our own file systems and mounts it over itself, so that it stays writable when what holds it
  * is made read-only.  A quarter of the price of a tmpfs of its own. */
-long pb_mount_writable(struct pb_context *c, const char *path, uint64_t mode, uint64_t owner)
+long pb_mount_writable(struct pb_context *c, const char *path, const uint64_t *arg)
 {
+    /* mode, owner (uid in the low half, gid in the high one), flags */
+    uint64_t mode = arg[1], owner = arg[2];
     const char *name;
     long dir = pb_parent_of(c, path, &name);
     if (dir < 0)
@@ -339,7 +341,7 @@ long pb_mount_writable(struct pb_context *c, const char *path, uint64_t mode, ui
     r = SYS3(__NR_fchown, fd, (uint32_t)owner, (uint32_t)(owner >> 32));
     if (r >= 0 && mode != 0755)
         r = SYS2(__NR_fchmod, fd, mode); /* after the owner: chown(2) clears bits */
-    if (r >= 0 && c->upper < 0) { /* an overlay stays writable as a whole */
+    if (r >= 0 && !(arg[3] & PB_WRITABLE_ANYWAY)) {
         r = SYS3(__NR_open_tree, fd, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
         if (r >= 0) {
             int tree = (int)r;

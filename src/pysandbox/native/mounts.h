@@ -17,7 +17,7 @@ long pb_new_root(struct pb_context *c, uint64_t size, uint64_t inodes);
 long pb_make_symlink(struct pb_context *c, const char *target, const char *path);
 long pb_write_file(struct pb_context *c, const char *path, const char *bytes, uint32_t length, uint64_t mode);
 long pb_mount_tmpfs(struct pb_context *c, const char *path, const uint64_t *arg);
-long pb_mount_writable(struct pb_context *c, const char *path, uint64_t mode, uint64_t owner);
+long pb_mount_writable(struct pb_context *c, const char *path, const uint64_t *arg);
 long pb_mount_proc(struct pb_context *c, const char *path, const char *options, uint64_t attributes);
 long pb_mount_devpts(struct pb_context *c, const char *path, uint64_t attributes);
 long pb_mask(struct pb_context *c, const char *path, uint64_t flags);

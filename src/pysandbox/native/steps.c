@@ -200,7 +200,7 @@ static long carry_out(struct pb_context *c, const struct pb_plan *plan, const st
     case PB_VERB_WRITE_FILE: return pb_write_file(c, STRING(0), STRING(1), pb_length(a[1]), a[2]);
     case PB_VERB_ATTACH_TREE: return pb_attach_tree(c, a[0], STRING(1), a[2]);
     case PB_VERB_MOUNT_TMPFS: return pb_mount_tmpfs(c, STRING(0), a);
-    case PB_VERB_MOUNT_WRITABLE: return pb_mount_writable(c, STRING(0), a[1], a[2]);
+    case PB_VERB_MOUNT_WRITABLE: return pb_mount_writable(c, STRING(0), a);
     case PB_VERB_MOUNT_PROC: return pb_mount_proc(c, STRING(0), STRING(1), a[2]);
     case PB_VERB_MOUNT_DEVPTS: return pb_mount_devpts(c, STRING(0), a[1]);
     case PB_VERB_MASK: return pb_mask(c, STRING(0), a[1]);

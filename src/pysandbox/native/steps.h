@@ -23,7 +23,7 @@
     X(WRITE_FILE, "sbu")                 \
     X(ATTACH_TREE, "usu")                \
     X(MOUNT_TMPFS, "suuuuu")             \
-    X(MOUNT_WRITABLE, "suu")             \
+    X(MOUNT_WRITABLE, "suuu")            \
     X(MOUNT_PROC, "ssu")                 \
     X(MOUNT_DEVPTS, "su")                \
     X(MASK, "su")                        \
@@ -67,6 +67,8 @@ enum pb_verb {
 #define PB_TREE_DEVICE 4 /* must be a character device with the number given */
 /* OVERLAY's upper tree where there is none: what is written is kept in memory, and vanishes with the box */
 #define PB_NO_TREE 0xffffffffu
+/* MOUNT_WRITABLE's flags */
+#define PB_WRITABLE_ANYWAY 1 /* what holds it will not be made read-only */
 /* MASK's flags */
 #define PB_MASK_OPTIONAL 1
 

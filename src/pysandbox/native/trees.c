@@ -12,8 +12,11 @@
 
 int pb_mapped_tree(const char *path, int user_namespace, uint64_t attributes, int *step)
 {
-    struct mount_attr attr = {
-        .attr_set = attributes | MOUNT_ATTR_IDMAP, .userns_fd = (uint64_t)user_namespace};
+    struct mount_attr attr = {.attr_set = attributes};
+    if (user_namespace >= 0) {
+        attr.attr_set |= MOUNT_ATTR_IDMAP;
+        attr.userns_fd = (uint64_t)user_namespace;
+    }
     *step = 0;
     long folder = sys_openat2(AT_FDCWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS);
     if (folder < 0)

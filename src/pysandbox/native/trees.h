@@ -4,8 +4,8 @@
 
 #include <stdint.h>
 
-/* A copy of the mount at a folder of the host, in which ids are mapped as in a user namespace, with the given attributes
- * (mount_setattr(2)).  Returns its descriptor or -errno; *step is what failed: 0 openat2, 1 open_tree, 2 mount_setattr. */
+/* A copy of the mount at a folder of the host, in which ids are mapped as in a user namespace (-1: in none), with the given
+ * attributes (mount_setattr(2)).  Returns its descriptor or -errno; *step is what failed: 0 openat2, 1 open_tree, 2 mount_setattr. */
 int pb_mapped_tree(const char *path, int user_namespace, uint64_t attributes, int *step);
 
 #endif

@@ -1,0 +1,468 @@
+"""`ChrootJail(overlay=)`: all of a root is writable, the host's folder stays as it is, and what was changed is known."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+import tarfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pysandbox
+from pysandbox import (
+    Bind,
+    CgroupLimits,
+    Change,
+    ChrootJail,
+    ConfigError,
+    Namespaces,
+    Sandbox,
+    SandboxError,
+    SetupError,
+    Tmpfs,
+    UnsupportedError,
+    Verdict,
+    images,
+)
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from archives import Layout, member, tar
+
+CHANGE_ALL = """
+cd /
+echo new > etc/new; echo more >> etc/hello; mv etc/other etc/moved; rm -r opt/a; mkdir opt/a; echo x > opt/a/x
+chmod 700 bin/busybox; rm bin/pwd; ln -s nowhere link; mkdir -p deep/er; echo y > deep/er/y; echo out > /box/out
+cat etc/hello > usr/copy; touch etc/hello
+"""
+
+
+def tree(folder: Path) -> dict[str, tuple[int, bytes | str | None]]:
+    """Every name below a folder, with its mode and what is in it."""
+    found: dict[str, tuple[int, bytes | str | None]] = {}
+    for path in folder.rglob("*"):
+        content = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        found[str(path.relative_to(folder))] = (path.lstat().st_mode, content)
+    return found
+
+
+def sh(box: Sandbox, script: str) -> str:
+    result = box.run(["sh", "-c", script], text=True, timeout=20)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout is not None
+    return result.stdout
+
+
+def named(changes: list[Change]) -> set[tuple[str, str]]:
+    return {(change.kind, change.path) for change in changes}
+
+
+# --- what is written ------------------------------------------------------------------------------------------------
+
+
+def test_all_of_the_root_is_writable_and_the_hosts_folder_stays_as_it_is(busybox: Path) -> None:
+    before = tree(busybox)
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        sh(box, CHANGE_ALL)
+        assert sh(box, "cat /etc/hello /opt/a/* /etc/moved; ls /opt/a") == "hello\nmore\nx\nother\nx\n"
+    assert tree(busybox) == before
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        assert sh(box, "cat /etc/hello; ls /opt/a") == "hello\nb\n", "what was written has vanished with its box"
+
+
+def test_without_an_overlay_the_same_is_refused(busybox: Path) -> None:
+    with Sandbox(ChrootJail(busybox)) as box:
+        for script in ("echo new > /etc/new", "echo more >> /etc/hello", "rm /etc/other", "mkdir /x"):
+            assert box.run(["sh", "-c", script], timeout=20).returncode != 0
+
+
+def test_the_files_of_the_root_are_the_payloads_inside_and_the_callers_outside(busybox: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    with Sandbox(ChrootJail(busybox, overlay=True, upper=kept)) as box:
+        assert sh(box, "echo x > /new; stat -c '%u %g' /etc/hello /new /") == "1000 1000\n" * 3
+    for path in (busybox / "etc" / "hello", kept / "upper" / "new"):
+        assert (path.stat().st_uid, path.stat().st_gid) == (os.geteuid(), os.getegid())
+
+
+@pytest.mark.parametrize("ids", [(0, 0), (5, 6)])
+def test_other_ids_inside_own_them_as_well(busybox: Path, ids: tuple[int, int]) -> None:
+    layers = (ChrootJail(busybox, overlay=True), Namespaces(uid=ids[0], gid=ids[1]))
+    with Sandbox(*layers) as box:
+        assert sh(box, "echo x >> /etc/hello; stat -c '%u %g' /etc/hello") == f"{ids[0]} {ids[1]}\n"
+
+
+@pytest.mark.root
+def test_a_root_caller_without_a_user_namespace_has_one_too(busybox: Path) -> None:
+    with Sandbox(ChrootJail(busybox, overlay=True), Namespaces(user=False)) as box:
+        assert sh(box, "echo x >> /etc/hello; cat /etc/hello") == "hello\nx\n"
+    assert (busybox / "etc" / "hello").read_text() == "hello\n"
+
+
+def test_what_is_kept_is_there_for_the_next_box(busybox: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    jail = ChrootJail(busybox, overlay=True, upper=kept)
+    for expected in ("", "1\n", "1\n1\n"):
+        with Sandbox(jail) as box:
+            assert (
+                sh(box, "cat /state 2>&1 || :; echo 1 >> /state")
+                .replace("cat: can't open '/state'", "")
+                .startswith(expected or ": No such file")
+            )
+    assert (kept / "upper" / "state").read_text() == "1\n1\n1\n"
+
+
+def test_what_is_kept_is_one_boxs_at_a_time(busybox: Path, tmp_path: Path) -> None:
+    jail = ChrootJail(busybox, overlay=True, upper=tmp_path)
+    with Sandbox(jail) as box, pytest.raises(SetupError, match="one box at a time") as caught:
+        box.run(["ls"], timeout=20)
+        Sandbox(jail).__enter__()
+    assert caught.value.step == "flock"
+    with Sandbox(jail):
+        pass
+
+
+@pytest.mark.parametrize("name", ["upper", "work"])
+def test_a_link_in_the_place_of_what_is_kept_is_not_followed(busybox: Path, tmp_path: Path, name: str) -> None:
+    kept, canary = tmp_path / "kept", tmp_path / "canary"
+    kept.mkdir()
+    canary.mkdir()
+    (kept / name).symlink_to(canary)
+    with pytest.raises(SetupError), Sandbox(ChrootJail(busybox, overlay=True, upper=kept)) as box:
+        box.run(["sh", "-c", "echo x > /x"], timeout=20)
+    assert os.listdir(canary) == []
+
+
+def test_a_sized_overlay_holds_no_more(busybox: Path) -> None:
+    with Sandbox(ChrootJail(busybox, overlay="1M")) as box:
+        result = box.run(["sh", "-c", "cat /dev/zero > /large"], timeout=20)
+        assert b"No space" in (result.stderr or b"")
+        assert box.run(["sh", "-c", "rm /large; echo x > /small"], timeout=20)
+
+
+@pytest.mark.cgroup
+def test_what_is_written_counts_as_memory(busybox: Path) -> None:
+    jail = ChrootJail(busybox, overlay="256M")
+    result = pysandbox.run(["sh", "-c", "cat /dev/zero > /large"], jail, CgroupLimits(memory="32M"), timeout=20)
+    assert result.verdict is Verdict.MEMORY_EXCEEDED
+
+
+def test_the_rest_of_the_jail_is_as_ever(busybox: Path, tmp_path: Path) -> None:
+    (tmp_path / "shown").mkdir()
+    (tmp_path / "shown" / "x").write_text("shown\n")
+    jail = ChrootJail(
+        busybox,
+        overlay=True,
+        binds=[Bind(tmp_path / "shown", "/data/shown")],
+        tmpfs=[Tmpfs("/scratch", size="1M")],
+        files={"/etc/given": "given\n"},
+        symlinks={"/etc/linked": "given"},
+        hide=["/etc/other"],
+        workdir="/work",
+    )
+    with Sandbox(jail) as box:
+        assert sh(
+            box, "pwd; cat /data/shown/x /etc/linked /etc/other; echo y > /scratch/y; echo z > z; ls /dev/shm"
+        ) == ("/work\nshown\ngiven\n")
+        assert box.run(["sh", "-c", "echo y > /data/shown/y"], timeout=20).returncode != 0
+        assert box.run(["sh", "-c", "echo y > /dev/y"], timeout=20).returncode != 0
+        assert named(box.changes()) == {("added", "/work/z")}
+
+
+def test_setuid_bits_and_devices_mean_nothing_in_an_overlay(busybox: Path) -> None:
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        assert "nosuid,nodev" in sh(
+            box, "cat /proc/mounts | while read l; do case \"$l\" in *' / '*) echo $l;; esac; done"
+        )
+
+
+def test_there_is_no_way_to_the_folders_of_the_overlay(busybox: Path) -> None:
+    marker = f"marker-{uuid.uuid4().hex}"
+    (busybox.parent / marker).write_text("x")
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        assert (
+            sh(box, f"ls -a / /.. /proc/1/root/ /proc/self/root/.. 2>/dev/null | cat; cat /*/{marker} || :") is not None
+        )
+        assert marker not in sh(box, "ls -aR / 2>/dev/null || :")
+        mounts = sh(box, "cat /proc/self/mountinfo")
+    assert str(busybox) not in mounts
+    assert "/lower" not in [line.split()[4] for line in mounts.splitlines()]
+
+
+def test_overlays_over_one_folder_are_each_a_boxs_own(busybox: Path) -> None:
+    jail = ChrootJail(busybox, overlay=True)
+    with Sandbox(jail) as one, Sandbox(jail) as other:
+        sh(one, "echo one > /etc/hello")
+        assert sh(other, "cat /etc/hello") == "hello\n"
+
+
+def test_a_reset_brings_the_root_back(busybox: Path) -> None:
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        sh(box, CHANGE_ALL)
+        box.reset()
+        assert sh(box, "cat /etc/hello; ls /opt/a /box") == "hello\n/box:\n\n/opt/a:\nb\n"
+        assert box.changes() == []
+
+
+@pytest.mark.parametrize("name", ["dev", "proc", "tmp", "etc", "box", "opt"])
+@pytest.mark.parametrize("kind", ["link", "file", "fifo"])
+def test_a_hostile_root_leads_nowhere(busybox: Path, tmp_path: Path, name: str, kind: str) -> None:
+    canary = tmp_path / "canary"
+    canary.mkdir()
+    canary.chmod(0o777)
+    target = busybox / name
+    if target.exists():
+        target.rename(tmp_path / "moved")
+    if kind == "link":
+        target.symlink_to(canary)
+    elif kind == "file":
+        target.write_text("x")
+    else:
+        os.mkfifo(target)
+    try:
+        with Sandbox(ChrootJail(busybox, overlay=True, files={"/etc/given": "x"}, tmpfs=[Tmpfs("/opt/t")])) as box:
+            box.run(["sh", "-c", f"echo x > /{name}/x; echo x > /tmp/x; echo x > x"], timeout=20)
+    except SetupError:
+        pass
+    assert os.listdir(canary) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"overlay": True}, ConfigError),
+        ({"root": "/srv", "overlay": "none"}, ConfigError),
+        ({"root": "/srv", "overlay": 0}, ConfigError),
+        ({"root": "/srv", "overlay": None}, ConfigError),
+        ({"root": "/srv", "overlay": True, "writable": True}, ConfigError),
+        ({"root": "/srv", "upper": "/tmp"}, ConfigError),
+        ({"root": "/srv", "overlay": "1M", "upper": "/tmp"}, ConfigError),
+        ({"root": "/srv", "overlay": True, "upper": "/nonexistent"}, ConfigError),
+        ({"root": "/nonexistent", "overlay": True}, ConfigError),
+        ({"root": "/srv", "image": "/x"}, ConfigError),
+        ({"image": "/nonexistent"}, ConfigError),
+        ({"image": 5}, ConfigError),
+        ({"image": "/x", "entrypoint": "sh"}, ConfigError),
+    ],
+)
+def test_what_contradicts_itself_is_refused_before_anything_is_made(
+    options: dict[str, Any], error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(error):
+        Sandbox(ChrootJail(**options))
+
+
+@pytest.mark.root
+def test_a_file_system_without_mapped_ids_is_named_or_done_without(tmp_path: Path, busybox: Path) -> None:
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        assert sh(box, "ls /etc") == "hello\nother\n"
+    with pytest.raises(UnsupportedError, match="ID-mapped"), Sandbox(ChrootJail("/proc/sys", overlay=True)):
+        pass
+    with Sandbox(ChrootJail(busybox, overlay=True), degrade=True) as box:
+        assert str(box.enforcement["ChrootJail"]).startswith("full")
+
+
+# --- what was changed -----------------------------------------------------------------------------------------------
+
+
+def test_changes_are_those_that_were_made(busybox: Path) -> None:
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        assert box.changes() == []
+        sh(box, CHANGE_ALL)
+        changes = box.changes()
+    assert named(changes) == {
+        ("added", "/etc/new"),
+        ("modified", "/etc/hello"),
+        ("renamed", "/etc/moved"),
+        ("deleted", "/opt/a/b"),
+        ("deleted", "/opt/a/b/f"),
+        ("added", "/opt/a/x"),
+        ("modified", "/bin/busybox"),
+        ("deleted", "/bin/pwd"),
+        ("added", "/link"),
+        ("added", "/deep"),
+        ("added", "/deep/er"),
+        ("added", "/deep/er/y"),
+        ("added", "/box/out"),
+        ("added", "/usr/copy"),
+    }
+    by_path = {change.path: change for change in changes}
+    assert by_path["/etc/moved"].source == "/etc/other"
+    assert by_path["/etc/hello"].size == len("hello\nmore\n")
+
+
+def test_what_is_only_opened_or_touched_is_no_change(busybox: Path) -> None:
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        sh(box, ": >> /etc/hello; touch /etc/other; chmod 600 /etc/other; chmod 644 /etc/other")
+        assert box.changes() == []
+
+
+def test_a_diff_shows_what_was_written(busybox: Path) -> None:
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        sh(box, "echo more >> /etc/hello; rm /etc/other; echo new > /box/new; cat /bin/busybox /etc/hello > /bin/cat2")
+        sh(box, "cat /bin/cat2 > /opt/binary; chmod 600 /opt/a/b/f; mkfifo /fifo")
+        assert box.diff("/etc/hello") == "--- a/etc/hello\n+++ b/etc/hello\n@@ -1 +1,2 @@\n hello\n+more\n"
+        assert "-other" in box.diff("/etc/other")
+        assert "+++ b/box/new" in box.diff("new")
+        assert box.diff("/opt/a/b/f") == ""
+        with pytest.raises(FileNotFoundError):
+            box.diff("/nothing")
+        with pytest.raises(OSError, match="Not a regular file"):
+            box.diff("/fifo")
+        with pytest.raises(OSError, match="max_size"):
+            box.diff("/opt/binary")
+        sh(box, "printf '\\377\\0' > /etc/hello")
+        assert box.diff("/etc/hello") == "Binary files /etc/hello differ\n"
+
+
+def test_changes_can_be_made_to_another_folder(busybox: Path, tmp_path: Path) -> None:
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        sh(box, CHANGE_ALL)
+        copy = tmp_path / "copy"
+        os.system(f"cp -a {busybox} {copy}")
+        box.commit(copy)
+        empty = tmp_path / "empty"
+        empty.mkdir()
+        box.commit(empty)
+    found = tree(copy)
+    assert found["etc/hello"][1] == b"hello\nmore\n"
+    assert found["etc/moved"][1] == b"other\n"
+    assert found["bin/busybox"][0] & 0o777 == 0o700
+    assert found["link"][1] == "nowhere"
+    assert not {"etc/other", "bin/pwd", "opt/a/b"} & found.keys()
+    assert {"bin/sh", "usr/share", "opt/a/x"} <= found.keys()
+    assert set(tree(empty)) >= {"etc/hello", "etc/new", "deep/er/y", "box/out"}
+    assert "bin/sh" not in tree(empty)
+
+
+def test_a_commit_follows_no_link_of_its_destination(busybox: Path, tmp_path: Path) -> None:
+    canary, into = tmp_path / "canary", tmp_path / "into"
+    canary.mkdir()
+    into.mkdir()
+    (into / "etc").symlink_to(canary)
+    (canary / "hello").write_text("canary")
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        sh(box, "echo x >> /etc/hello; rm /etc/other")
+        box.commit(into)
+    assert {path.name: path.read_text() for path in canary.iterdir()} == {"hello": "canary"}
+    assert (into / "etc" / "hello").read_text() == "hello\nx\n"
+
+
+def test_changes_are_a_layer_that_makes_the_same_root(
+    busybox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    base = io.BytesIO()
+    with tarfile.open(fileobj=base, mode="w") as archive:
+        archive.add(busybox, ".")
+    layer = io.BytesIO()
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        sh(box, CHANGE_ALL)
+        box.commit(layer)
+        box.commit(tmp_path / "layer.tar")
+        listed = sh(box, "ls -aR /bin /etc /opt /usr /deep")
+    assert (tmp_path / "layer.tar").read_bytes() == layer.getvalue()
+    path = Layout([base.getvalue(), layer.getvalue()]).write(tmp_path / "image")
+    with Sandbox(ChrootJail(image=path), Namespaces()) as box:
+        assert sh(box, "ls -aR /bin /etc /opt /usr /deep") == listed
+        assert sh(box, "cat /etc/hello") == "hello\nmore\n"
+
+
+def test_what_the_payload_leaves_cannot_lead_the_reader_astray(busybox: Path, tmp_path: Path) -> None:
+    script = """
+    mkfifo /fifo; ln -s /etc /link; ln -s link/passwd /chain; mkdir /closed; echo x > /closed/x; chmod 0 /closed
+    cd /; i=0; while [ $i -lt 300 ]; do mkdir d && cd d; i=$((i+1)); done
+    """
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        sh(box, script)
+        with pytest.raises(OSError) as caught:
+            box.changes()
+        assert caught.value.errno in (errno.ELOOP, errno.EACCES)
+        sh(box, "rm -r /d; chmod 700 /closed")
+        assert ("added", "/fifo") in named(box.changes())
+        with pytest.raises(OSError, match="max_files"):
+            box.changes(max_files=3)
+        box.commit(io.BytesIO())
+
+
+def test_without_an_overlay_there_are_no_changes_to_tell() -> None:
+    with Sandbox() as box, pytest.raises(SandboxError, match="overlay=True"):
+        box.changes()
+
+
+# --- images ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def image(busybox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An image of the small root, in two layers, with a configuration."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    base = io.BytesIO()
+    with tarfile.open(fileobj=base, mode="w") as archive:
+        archive.add(busybox, ".")
+    top = tar(
+        [
+            member("etc/passwd", b"root:x:0:0::/:\njudge:x:77:78::/:\n"),
+            member("srv/app/main", b"app\n"),
+            member("etc/.wh.other"),
+        ]
+    )
+    config = {
+        "Env": ["GREETING=hi", "PATH=/bin"],
+        "WorkingDir": "/srv/app",
+        "User": "judge",
+        "Entrypoint": ["sh", "-c"],
+    }
+    return Layout([base.getvalue(), top], config).write(tmp_path / "image")
+
+
+def test_an_image_is_the_root_and_its_configuration_holds(image: Path) -> None:
+    result = pysandbox.run(["id -u; id -g; pwd; echo $GREETING; cat main; ls /etc"], ChrootJail(image=image), text=True)
+    assert result.stdout == "77\n78\n/srv/app\nhi\napp\nhello\npasswd\n", result.stderr
+
+
+def test_an_image_through_an_overlay_is_writable(image: Path) -> None:
+    with Sandbox(ChrootJail(image=image, overlay=True, entrypoint=())) as box:
+        assert sh(box, "cat main; echo x >> main; echo y > /etc/new; cat main") == "app\napp\nx\n"
+        assert named(box.changes()) == {("modified", "/srv/app/main"), ("added", "/etc/new")}
+    assert Path(images.load(str(image)).root, "srv/app/main").read_text() == "app\n"
+
+
+def test_what_the_caller_says_wins_over_the_image(image: Path) -> None:
+    layers = (
+        ChrootJail(image=image, workdir="/work", entrypoint=()),
+        Namespaces(uid=5, gid=6),
+        pysandbox.Environment(set={"GREETING": "ho"}),
+    )
+    result = pysandbox.run(["sh", "-c", "id -u; id -g; pwd; echo $GREETING"], *layers, text=True, timeout=20)
+    assert result.stdout == "5\n6\n/work\nho\n", result.stderr
+
+
+def test_an_image_is_not_removed_while_a_box_stands_on_it(image: Path) -> None:
+    with Sandbox(ChrootJail(image=image)), pytest.raises(ConfigError, match="in use"):
+        images.remove(images.load(str(image)))
+    images.remove(images.load(str(image)))
+
+
+def test_what_an_image_does_not_show_to_others_is_shown_to_its_own_payload(image: Path) -> None:
+    """A file of mode 0600 is the payload's, as the cache is of the caller's own files."""
+    Path(images.load(str(image)).root, "etc/hello").chmod(0o600)
+    jail = ChrootJail(image=image, entrypoint=(), overlay=True)
+    assert pysandbox.run(["cat", "/etc/hello"], jail, timeout=20).stdout == b"hello\n"
+
+
+def test_an_image_is_read_only_but_for_its_working_directory(image: Path) -> None:
+    with Sandbox(ChrootJail(image=image, entrypoint=())) as box:
+        assert sh(box, "echo x >> main; echo y > new; echo z > /tmp/z; cat main new") == "app\nx\ny\n"
+        for path in ("/etc/hello", "/etc/new", "/new", "/dev/new", "/srv/new"):
+            assert b"Read-only" in (box.run(["sh", "-c", f"echo x > {path}"], timeout=20).stderr or b"")
+        assert named(box.changes()) == {("modified", "/srv/app/main"), ("added", "/srv/app/new")}
+        box.write_file("written", "w")
+        assert sh(box, "stat -c '%u' written main") == "77\n77\n"

@@ -48,6 +48,7 @@ from .oneshot import popen, run  # noqa: E402
 from .process import Popen  # noqa: E402
 from .result import Enforcement, Level, Result, Stats, Usage, Verdict  # noqa: E402
 from .sandbox import Sandbox  # noqa: E402
+from .savepoints import Savepoint  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -81,6 +82,7 @@ __all__ = [
     "Sandbox",
     "SandboxError",
     "SandboxTimeout",
+    "Savepoint",
     "SetupError",
     "Stats",
     "Tmpfs",

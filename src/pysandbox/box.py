@@ -138,8 +138,10 @@ class Box:
 
     def __init__(self, blueprint: Blueprint) -> None:
         self.blueprint = blueprint
-        self.payload_ids: tuple[int, int] = (os.geteuid(), os.getegid())  # host ids that the payload has
-        self.has_other_ids = False  # than ours
+        own, facts = (os.geteuid(), os.getegid()), blueprint.facts
+        # The ids of the payload on the host (with a user namespace, once that has its maps), and if they are not ours.
+        self.payload_ids: tuple[int, int] = own if blueprint.ids is not None else (facts.uid, facts.gid)
+        self.has_other_ids = self.payload_ids != own
         self.leaves = Leaves()
         self.limits = blueprint.cgroup  # of runs to come; `Sandbox.update` changes them
         self._kept: list[int] = []  # folders that are locked while the box is there
@@ -208,9 +210,8 @@ class Box:
             self._send(_SETUP, plan)
             return
         facts = self.blueprint.facts
-        ids = self.payload_ids if self.blueprint.ids is not None else (facts.uid, facts.gid)
         try:
-            with trees.given(self.blueprint.given, ids, self._in_user_namespace) as fds:
+            with trees.given(self.blueprint.given, self.payload_ids, self._in_user_namespace) as fds:
                 self._send(_SETUP, plan, fds)
         except UnsupportedError as error:
             if not facts.degrade:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import IO, Literal
 
 from . import walking
-from .plan import OverlayPaths
+from .plan import PrivatePaths
 from .walking import Budget
 
 Kind = Literal["added", "modified", "deleted", "renamed"]
@@ -57,12 +57,16 @@ class Entry:
 
 
 class Upper:
-    """The two folders of an overlay, and the paths that the box itself has made there."""
+    """The two folders of an overlay, and the paths that the box itself has made there.
 
-    def __init__(self, upper: int, lower: int, plan: OverlayPaths, budget: Budget) -> None:
+    Or one folder, which is at `path` inside, without one below it: then all that is in it has been added.
+    """
+
+    def __init__(self, upper: int, lower: int | None, plan: PrivatePaths, budget: Budget, path: str = "/") -> None:
         self._upper, self._lower = upper, lower
         self._plan = plan
         self._budget = budget
+        self._path = path
 
     def changes(self) -> list[Change]:
         """All that is different, by path; a file that was moved is one change where its content says so."""
@@ -85,7 +89,7 @@ class Upper:
 
     def entries(self) -> Iterator[Entry]:
         """Everything in the upper folder but what is the box's own, a folder before what is in it."""
-        yield from self._walk(self._upper, self._lower, "/", 0)
+        yield from self._walk(self._upper, self._lower, self._path, 0)
 
     def _walk(self, folder: int, below: int | None, path: str, depth: int) -> Iterator[Entry]:
         if depth > walking.DEEPEST:
@@ -186,6 +190,7 @@ class Upper:
         for change in found:
             if change.kind != "deleted":
                 continue
+            assert self._lower is not None  # something was deleted
             was = self._at(self._lower, change.path)
             candidates = added.get(_size(was), []) if was is not None else []
             if not candidates or was is None or not stat.S_ISREG(was.st_mode):
@@ -232,7 +237,8 @@ class Upper:
 
     def diff(self, path: str) -> str:
         """A unified diff of one file, before and now; of others than text whether they differ."""
-        before, now = self._content(self._lower, path), self._content(self._upper, path)
+        before = None if self._lower is None else self._content(self._lower, path)
+        now = self._content(self._upper, path)
         if now is None:
             if (found := self._at(self._upper, path)) is None:  # not in the upper folder: as it was, or never there
                 if before is None:
@@ -263,23 +269,27 @@ class Upper:
 
     def write_layer(self, file: IO[bytes]) -> None:
         """Write all of it as a layer of an OCI image (image-layer.md): whiteouts for what was deleted."""
-        with tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as archive:
-            for entry in self.entries():
-                if entry.is_deleted:
-                    if entry.before is not None:
-                        folder, name = os.path.split(entry.path)
-                        archive.addfile(_member(os.path.join(folder, f".wh.{name}"), entry.now, tarfile.REGTYPE))
-                elif stat.S_ISDIR(entry.now.st_mode):
-                    archive.addfile(_member(entry.path, entry.now, tarfile.DIRTYPE))
-                    if entry.opaque and entry.before is not None:
-                        opaque = os.path.join(entry.path, ".wh..wh..opq")
-                        archive.addfile(_member(opaque, entry.now, tarfile.REGTYPE))
-                elif stat.S_ISLNK(entry.now.st_mode):
-                    link = _member(entry.path, entry.now, tarfile.SYMTYPE)
-                    link.linkname = os.readlink(entry.name, dir_fd=entry.folder)
-                    archive.addfile(link)
-                elif stat.S_ISREG(entry.now.st_mode) and (entry.before is None or self._differs(entry)):
-                    self._add_file(archive, entry)
+        with new_layer(file) as archive:
+            self.add_to_layer(archive)
+
+    def add_to_layer(self, archive: tarfile.TarFile) -> None:
+        """Write all of it to a layer, among others."""
+        for entry in self.entries():
+            if entry.is_deleted:
+                if entry.before is not None:
+                    folder, name = os.path.split(entry.path)
+                    archive.addfile(_member(os.path.join(folder, f".wh.{name}"), entry.now, tarfile.REGTYPE))
+            elif stat.S_ISDIR(entry.now.st_mode):
+                archive.addfile(_member(entry.path, entry.now, tarfile.DIRTYPE))
+                if entry.opaque and entry.before is not None:
+                    opaque = os.path.join(entry.path, ".wh..wh..opq")
+                    archive.addfile(_member(opaque, entry.now, tarfile.REGTYPE))
+            elif stat.S_ISLNK(entry.now.st_mode):
+                link = _member(entry.path, entry.now, tarfile.SYMTYPE)
+                link.linkname = os.readlink(entry.name, dir_fd=entry.folder)
+                archive.addfile(link)
+            elif stat.S_ISREG(entry.now.st_mode) and (entry.before is None or self._differs(entry)):
+                self._add_file(archive, entry)
 
     def apply(self, into: int) -> None:
         """Do to a folder what was done in the box: write what is new, remove what was deleted; nothing is followed."""
@@ -335,6 +345,11 @@ class Upper:
             archive.addfile(member, _Exactly(fd))  # type: ignore[arg-type]
         finally:
             os.close(fd)
+
+
+def new_layer(file: IO[bytes]) -> tarfile.TarFile:
+    """An archive to write a layer to."""
+    return tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT)
 
 
 class _Exactly:

@@ -15,7 +15,7 @@ from typing import IO
 from . import units, walking
 from .changes import Change, Upper
 from .errors import ConfigError
-from .plan import OverlayPaths
+from .plan import PrivatePaths
 from .walking import Budget
 
 _LARGEST_READ = 64 << 20
@@ -42,7 +42,7 @@ class BoxFiles:
         """Open a folder inside; with a mode, make its last name if it is missing."""
 
     @abstractmethod
-    def _open_upper(self) -> tuple[int, OverlayPaths]:
+    def _open_upper(self) -> tuple[int, PrivatePaths]:
         """Where the overlay keeps what is written, and what it lies over."""
 
     @abstractmethod
@@ -125,7 +125,7 @@ class BoxFiles:
         budget = Budget(units.count(max_files, "max_files", least=1), units.size(max_size, "max_size", least=0))
         upper, paths = self._open_upper()
         try:
-            lower = os.open(paths.lower, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            lower = os.open(paths.lower or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 yield Upper(upper, lower, paths, budget)
             finally:

@@ -265,7 +265,7 @@ class Facts:
     init_uid: int  #: of init inside: 0 beside the payload's where two ids are mapped, else the same
     init_gid: int
     degrade: bool = False
-    image_env: tuple[tuple[str, str], ...] = ()  #: variables that the image of the root asks for
+    root_env: tuple[tuple[str, str], ...] = ()  #: variables that the image of the root asks for
     entrypoint: tuple[str, ...] = ()  #: words before the arguments of each run
 
 
@@ -278,12 +278,13 @@ class GivenTree:
 
 
 @dataclass(frozen=True)
-class OverlayPaths:
-    """What an overlay lies over, and what in it is the box's own doing and not its payload's."""
+class PrivatePaths:
+    """Where a payload can write that is the box's own, and what in it is the box's doing and not the payload's."""
 
-    lower: str  #: the folder on the host
-    covered: frozenset[str]  #: paths inside that something else is mounted on, or that were given
-    made: frozenset[str]  #: folders that were made on the way to those
+    areas: tuple[str, ...] = ()  #: folders inside that are file systems of the box's; an overlay is not among them
+    covered: frozenset[str] = frozenset()  #: paths inside that something else is mounted on, or that were given
+    made: frozenset[str] = frozenset()  #: folders that were made on the way to those
+    lower: str | None = None  #: the folder on the host that an overlay lies over
 
 
 @dataclass(frozen=True)
@@ -350,7 +351,7 @@ class Blueprint:
     rlimits: dict[int, int] = field(default_factory=dict)  #: soft limits that the layers set, by the kernel's number
     default_pids: Step | None = None  #: a run's step that bounds processes unasked, tighter than the layers do
     given: list[GivenTree] = field(default_factory=list)  #: in the order in which GIVEN_TREE counts their descriptors
-    overlay: OverlayPaths | None = None
+    private: PrivatePaths = PrivatePaths()
     kept: str | None = None  #: the folder that keeps what is written through an overlay
     image: str | None = None  #: the folder of the image that the box stands on
     next_tree: int = 0

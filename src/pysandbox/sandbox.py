@@ -17,6 +17,7 @@ from typing_extensions import Self, Unpack
 
 from . import cgroups, units
 from .box import Box
+from .changes import Upper
 from .command import PIPE, Command, check_command, recall_command
 from .compose import DEFAULT, Base, check_base, check_given, compose
 from .errors import ConfigError, SandboxError, UnsupportedError
@@ -26,9 +27,11 @@ from .interrupts import UNINTERRUPTED
 from .launch import prepare
 from .layers import CgroupLimits
 from .live import Watch, total
-from .plan import Blueprint, CgroupRequest, OverlayPaths, filled
+from .plan import Blueprint, CgroupRequest, PrivatePaths, filled
 from .process import Popen
 from .result import Enforcement, Level, Result, Stats
+from .savepoints import Savepoint
+from .walking import Budget
 
 
 class CommonOptions(TypedDict, total=False):
@@ -153,6 +156,49 @@ class Sandbox(BoxFiles):
             box.close()
             self._box = None
             self._box = _ready(Box(box.blueprint))
+
+    def savepoint(self, *, max_files: int = 100_000, max_size: int | str = "1G") -> Savepoint:
+        """Remember the files of the box that a payload can write, as they are; `rollback` brings them back.
+
+        It costs as much as what was written since the box was entered, in memory too.  Files, folders and symlinks are
+        remembered, hard links as files of their own; not FIFOs, sockets, or what is in writable binds.  No run may be
+        going on.  Errors: `SandboxError`, OSError (EFBIG, E2BIG: more than the bounds allow).
+        """
+        budget = Budget(units.count(max_files, "max_files", least=1), units.size(max_size, "max_size", least=0))
+        if self._running():
+            raise SandboxError("a run is going on, and might change files while they are read: wait for it first")
+        private = self._entered().blueprint.private
+        with contextlib.ExitStack() as stack:
+            parts = []
+            if private.lower is not None:
+                upper, _ = self._open_upper()
+                stack.callback(os.close, upper)
+                lower = os.open(private.lower, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                stack.callback(os.close, lower)
+                parts.append(Upper(upper, lower, private, budget))
+            for path in private.areas:
+                folder = self._open_folder(path)
+                stack.callback(os.close, folder)
+                parts.append(Upper(folder, None, private, budget, path))
+            return Savepoint(self, parts)
+
+    def rollback(self, savepoint: Savepoint) -> None:
+        """End all runs, and bring the files of the box back to what they were at a savepoint of it.
+
+        All else is as after `reset`.  The savepoint can be gone back to again.
+        """
+        if not isinstance(savepoint, Savepoint) or not savepoint.is_of(self):
+            raise ConfigError(f"not a savepoint of this box: {savepoint!r}")
+        self.reset()
+        try:
+            root = self._open_folder("/")
+            try:
+                savepoint.restore(root, self._entered().payload_ids)
+            finally:
+                os.close(root)
+        except BaseException:
+            self.reset()  # nothing half
+            raise
 
     def _entered(self) -> Box:
         self._check_owner()
@@ -419,13 +465,13 @@ class Sandbox(BoxFiles):
         with UNINTERRUPTED, self._gate.shared:
             return self._entered().open_folder(path, mode)
 
-    def _open_upper(self) -> tuple[int, OverlayPaths]:
+    def _open_upper(self) -> tuple[int, PrivatePaths]:
         self._check_owner()
         with UNINTERRUPTED, self._gate.shared:
             box = self._entered()
-            if box.blueprint.overlay is None:
+            if box.blueprint.private.lower is None:
                 raise SandboxError("the box has no overlay that would tell: ChrootJail(root, overlay=True)")
-            return box.open_upper(), box.blueprint.overlay
+            return box.open_upper(), box.blueprint.private
 
     def _inside(self, name: units.StrPath) -> str:
         given = units.path(name, "name")

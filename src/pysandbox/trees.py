@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from . import features
@@ -51,6 +52,48 @@ def given_unmapped(trees: Sequence[GivenTree]) -> Iterator[list[int]]:
             stack.callback(os.close, fd)
             fds.append(fd)
         yield fds
+
+
+class _Acting:
+    """How many threads act as somebody else, and the dumpable flag that the process had before, which they spoil."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.threads = 0
+        self.dumpable = 0
+
+
+_acting = _Acting()
+
+
+def _after_fork() -> None:
+    global _acting
+    _acting = _Acting()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+@contextlib.contextmanager
+def acting_as(ids: tuple[int, int]) -> Iterator[None]:
+    """For this thread alone, files are made as those of other ids, and with no more rights (setfsuid(2))."""
+    own = (os.geteuid(), os.getegid())
+    if ids == own:
+        yield
+        return
+    with _acting.lock:
+        if not _acting.threads:
+            _acting.dumpable = lib.pb_dumpable(-1)
+        _acting.threads += 1
+        lib.pb_set_file_ids(*ids)
+    try:
+        yield
+    finally:
+        with _acting.lock:
+            lib.pb_set_file_ids(*own)
+            _acting.threads -= 1
+            if not _acting.threads and _acting.dumpable == 1:  # 2 cannot be set
+                lib.pb_dumpable(1)
 
 
 def _owner(tree: GivenTree) -> tuple[int, int]:

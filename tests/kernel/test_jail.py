@@ -156,7 +156,7 @@ def test_installed_packages_can_be_imported_inside() -> None:
 
 
 def test_without_the_python_it_is_not_there() -> None:
-    jail = ChrootJail(python=False, binds=())
+    jail = ChrootJail(with_python=False, binds=())
     outside = [prefix for prefix in prefixes() if not prefix.startswith("/usr")]
     for prefix in outside:
         assert not pysandbox.run(["test", "-e", prefix], jail, timeout=20)

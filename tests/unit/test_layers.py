@@ -196,7 +196,7 @@ BAD: list[tuple[type[Any], str, list[Any]]] = [
     (ChrootJail, "workdir", ["", "box", "/", "/..", "/a/../b", "/" + "n" * 256, 5, b"/box"]),
     (ChrootJail, "size", ["x", 0, 4095, -1, True, 1.5, None]),
     (ChrootJail, "inodes", [0, 1, -1, True, 1.5, "9", None]),
-    (ChrootJail, "python", [1, None]),
+    (ChrootJail, "with_python", [1, None]),
     (ChrootJail, "pivot", [1, None]),
     (ChrootJail, "proc", ["", "host", True, False, None, 5, []]),
     (ChrootJail, "proc_options", ["\0", 5, None, b"subset=pid"]),
@@ -287,7 +287,7 @@ def test_one_path_of_symlinks_in_two_spellings_is_a_config_error() -> None:
         Capabilities(keep=("CAP_NET_ADMIN",)),
         ChrootJail("/srv", writable=True),
         ChrootJail(size=4096, inodes=2),
-        ChrootJail(proc="none", pivot=False, python=False),
+        ChrootJail(proc="none", pivot=False, with_python=False),
     ],
 )
 def test_the_least_and_the_most_that_is_allowed_is_taken(layer: Layer) -> None:

@@ -54,7 +54,7 @@ class Environment(Layer):
         values: dict[str, str] = {}
         if self.clean:
             values = {"PATH": _default_path(), "HOME": blueprint.facts.workdir, "LANG": "C.UTF-8"}
-        values |= dict(blueprint.facts.image_env)
+        values |= dict(blueprint.facts.root_env)
         values |= {name: os.environ[name] for name in self.allow if name in os.environ}
         values |= dict(self.set)
         blueprint.environment = tuple(sorted(values.items()))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import Self
+
 from .. import units
 from ..errors import ConfigError
-from ..plan import Blueprint, GivenTree, OverlayPaths, Phase, Verb
+from ..plan import Blueprint, GivenTree, Phase, PrivatePaths, Verb
 from ..result import Enforcement, Level
 from . import system
 from .base import Layer, Requirements
@@ -72,10 +74,12 @@ class ChrootJail(Layer):
     :param files: path inside → content (bytes or str) of read-only files.
     :param symlinks: path inside → what the link says.
     :param hide: paths inside that are covered: a folder by an empty one, a file by an empty one.
+    :param env: variables that programs in this root need; `Environment` wins over them.
     :param workdir: where runs start and `write_file` writes; by default the image's, or "/box".
     :param size: what the working directory, /tmp and /dev/shm may hold together; memory, and counted as such.
     :param inodes: how many files they may hold together.
-    :param python: bring the running Python along (without `root` only).
+    :param system: show the system's folders (without `root` only).
+    :param with_python: bring the running Python along (without `root` only).
     :param proc: "new", or "none" for a box without /proc.
     :param proc_options: of the new /proc, such as "hidepid=2" or "subset=pid" (proc(5)).
     :param pivot: False uses chroot(2) where pivot_root cannot work (a root on the initial ramfs); `enforcement` then
@@ -98,7 +102,9 @@ class ChrootJail(Layer):
     workdir: str | None = None
     size: int | str = "256M"
     inodes: int = 65536
-    python: bool = True
+    system: bool = True
+    with_python: bool = True
+    env: Any = ()
     proc: str = "new"
     proc_options: str = ""
     pivot: bool = True
@@ -125,7 +131,8 @@ class ChrootJail(Layer):
             put(self, "workdir", units.inside_path(self.workdir, "ChrootJail(workdir=)"))
         put(self, "size", units.size(self.size, "ChrootJail(size=)", least=4096))
         units.count(self.inodes, "ChrootJail(inodes=)", least=2)
-        for name in ("writable", "python", "pivot"):
+        put(self, "env", units.variables(self.env, "ChrootJail(env=)"))
+        for name in ("writable", "system", "with_python", "pivot"):
             units.flag(getattr(self, name), f"ChrootJail({name}=)")
         if self.writable and self.root is None:
             raise ConfigError("ChrootJail(writable=True) needs a root of your own")
@@ -133,6 +140,60 @@ class ChrootJail(Layer):
         if self.proc not in ("new", "none"):
             raise ConfigError(f"ChrootJail(proc=) must be 'new' or 'none': {self.proc!r}")
         units.text(self.proc_options, "ChrootJail(proc_options=)")
+
+    # --- ready-made ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def minimal(cls, **options: Any) -> Self:
+        """A root with nothing of the host's in it, for programs that need no library: devices, /etc, /tmp, /proc."""
+        return cls(system=False, with_python=False, **options)
+
+    @classmethod
+    def for_program(cls, *programs: units.StrPath, binds: Sequence[Bind] = (), **options: Any) -> Self:
+        """A root with just these programs, their interpreters and the libraries that they are linked with.
+
+        What a program loads later, or starts, is not known from its file: show it by `binds`, or name it too.
+        """
+        from . import roots  # as images, below: only for those who ask for them
+
+        return cls.minimal(binds=_joined(roots.program_binds(programs), binds), **options)
+
+    @classmethod
+    def python(
+        cls,
+        venv: units.StrPath | None = None,
+        packages: Iterable[str] | None = None,
+        *,
+        binds: Sequence[Bind] = (),
+        **options: Any,
+    ) -> Self:
+        """A root with a Python and the system's libraries, and no other program.
+
+        :param venv: a virtual environment whose interpreter and packages it has, in place of the running ones.
+        :param packages: names of installed packages; then these and what they require are all that can be imported
+            besides the standard library.
+        """
+        from . import roots
+
+        found, hidden = roots.python_binds(venv), []
+        if packages is not None:
+            if venv is not None:
+                raise ConfigError("ChrootJail.python() takes venv= or packages=, not both", layers=("ChrootJail",))
+            found += roots.package_binds(units.names(packages, "ChrootJail.python(packages=)"))
+            shown = [str(bind.target) for bind in found]
+            hidden = [path for path in roots.package_folders() if any(path.startswith(f"{name}/") for name in shown)]
+            options["env"] = {"PYTHONPATH": roots.PACKAGES, **dict(options.get("env", {}))}
+        return cls.minimal(binds=_joined(found, binds), hide=(*hidden, *options.pop("hide", ())), **options)
+
+    @classmethod
+    def host_readonly(cls, hide: Sequence[str] = (), **options: Any) -> Self:
+        """The whole host, read-only, with a /tmp, /dev and /proc of the box's own.
+
+        Hidden are the folders of users, of services' sockets and of logs, and what `hide` says.
+        """
+        from . import roots
+
+        return cls("/", hide=roots.secret_folders(units.names(hide, "ChrootJail.host_readonly(hide=)")), **options)
 
     def _check_image_and_overlay(self) -> None:
         put = object.__setattr__
@@ -164,11 +225,11 @@ class ChrootJail(Layer):
         return self.root is not None or self.image is not None or bool(self.binds)
 
     def requirements(self) -> Requirements:
-        choices: dict[str, Any] = {"has_root": True, "workdir": self.workdir or _WORKDIR}
+        choices: dict[str, Any] = {"has_root": True, "workdir": self.workdir or _WORKDIR, "root_env": self.env}
         if self.image is not None:
             config = self._image().config
             choices["workdir"] = self.workdir or _absolute(config.workdir) or _WORKDIR
-            choices["image_env"] = config.env
+            choices["root_env"] = (*config.env, *self.env)
             choices["entrypoint"] = config.entrypoint if self.entrypoint is None else tuple(self.entrypoint)
         return Requirements(namespaces=frozenset({"mount"}), choices=choices)
 
@@ -193,13 +254,16 @@ class ChrootJail(Layer):
         if self.root is not None:
             return self._prepared(workdir)
         entries: dict[str, Entry] = {}
-        for path, destination in system.links():
-            entries[path] = Link(destination)
-        for source, target in system.folders():
-            entries[target] = Bind(source, target, optional=target.startswith("/etc/"))
+        if self.system:
+            for path, destination in system.links():
+                entries[path] = Link(destination)
+            for source, target in system.folders():
+                entries[target] = Bind(source, target, optional=target.startswith("/etc/"))
+        else:
+            entries |= {path: File(content) for path, content in system.more_own_files()}
         for path, content in system.own_files(facts_uid, workdir):
             entries[path] = File(content)
-        if self.python:
+        if self.with_python:
             for source, target in system.python_folders():
                 entries.setdefault(target, Bind(source, target))
             for path, destination in system.python_links():
@@ -323,9 +387,7 @@ class ChrootJail(Layer):
         else:
             room = size if isinstance(self.overlay, bool) else content + links + int(self.overlay)
             self._add_overlay(blueprint, room, names + self.inodes)
-            covered = frozenset({*entries, "/proc"} - {facts.workdir})
-            made = frozenset(with_parents({*entries, "/proc"}))
-            blueprint.overlay = OverlayPaths(self._folder(), covered, made)
+        blueprint.private = self._private(entries, facts.workdir)
         for path in sorted(entries, key=lambda path: (path.count("/"), path)):
             entry = entries[path]
             if isinstance(entry, Scratch) and isinstance(holder(path, entries)[1], Bind):
@@ -345,6 +407,14 @@ class ChrootJail(Layer):
             f"pivot_root into {kind}" if self.pivot else f"chroot into {kind}",
             "" if self.pivot else "chroot(2) leaves the host's mounts attached in the box's mount namespace",
         )
+
+    def _private(self, entries: dict[str, Entry], workdir: str) -> PrivatePaths:
+        areas = [path for path, entry in entries.items() if isinstance(entry, (Scratch, Tmpfs))]
+        if self._lies_over:
+            areas = [path for path in areas if path != workdir or isinstance(entries[path], Tmpfs)]
+        covered = frozenset({*entries, "/proc"} - {workdir})
+        made = frozenset(with_parents({*entries, "/proc"}))
+        return PrivatePaths(tuple(sorted(areas)), covered, made, self._folder() if self._lies_over else None)
 
     def _add_overlay(self, blueprint: Blueprint, size: int, inodes: int) -> None:
         facts = blueprint.facts
@@ -434,3 +504,11 @@ def _absolute(path: str) -> str:
     """A working directory as an image names it; '' for none, or for the root, which is not to be written to."""
     path = os.path.normpath("/" + path.strip("/"))
     return "" if path == "/" or ".." in path.split("/") else path
+
+
+def _joined(found: Sequence[Bind], given: Sequence[Bind]) -> tuple[Bind, ...]:
+    """Binds that were found, but for those inside or in the place of what the caller gives."""
+    wanted = tuple_of(given, Bind, "binds")
+    targets = [str(bind.target) for bind in wanted]
+    kept = [bind for bind in found if not any(f"{bind.target}/".startswith(f"{target}/") for target in targets)]
+    return (*kept, *wanted)

@@ -42,7 +42,8 @@ def folders() -> Pairs:
     return (*found, *((os.path.realpath(path), path) for path in there))
 
 
-def _linker_folders() -> bytes:
+@functools.cache
+def linker_folders() -> bytes:
     """/etc/ld.so.conf with what it includes, as one file: the compiler's linker reads it too (ld(1), -rpath-link)."""
     folders = []
     for path in ("/etc/ld.so.conf", *sorted(glob.glob("/etc/ld.so.conf.d/*.conf"))):
@@ -73,10 +74,18 @@ def own_files(uid: int, home: str) -> tuple[tuple[str, bytes], ...]:
     return (
         ("/etc/passwd", f"root:x:0:0:root:{home}:/bin/sh\n{user}{nobody}".encode()),
         ("/etc/group", f"root:x:0:\n{group}{nogroup}".encode()),
-        ("/etc/ld.so.conf", _linker_folders()),
+        ("/etc/ld.so.conf", linker_folders()),
         *_copy_of("/etc/ssl/openssl.cnf"),
         ("/etc/hosts", b"127.0.0.1 localhost sandbox\n::1 localhost\n"),
         ("/etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files dns\n"),
+    )
+
+
+def more_own_files() -> tuple[tuple[str, bytes], ...]:
+    """What roots without the system's folders have besides: nothing to ask for names, and an id that is nobody's."""
+    return (
+        ("/etc/resolv.conf", b"# no name servers\n"),
+        ("/etc/machine-id", b"73616e64626f782d6e6f742d612d6d61\n"),
     )
 
 

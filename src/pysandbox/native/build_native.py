@@ -15,6 +15,8 @@ DECLARATIONS = """
 struct pb_spawned { int32_t pid; int32_t pidfd; int32_t step; int32_t error; };
 struct pb_spawned pb_spawn(int image, int control, int application, uint64_t flags, uint64_t capabilities);
 
+void pb_set_file_ids(uint32_t uid, uint32_t gid);
+int pb_dumpable(int flag);
 int pb_mapped_tree(const char *path, int user_namespace, uint64_t attributes, int *step);
 
 struct pb_held { int32_t held; int32_t aside; uint64_t before[16]; };

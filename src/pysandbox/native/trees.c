@@ -34,3 +34,19 @@ int pb_mapped_tree(const char *path, int user_namespace, uint64_t attributes, in
     }
     return (int)tree;
 }
+
+void pb_set_file_ids(uint32_t uid, uint32_t gid)
+{
+    int signal = 0;
+    SYS5(__NR_prctl, PR_GET_PDEATHSIG, &signal, 0, 0, 0);
+    SYS1(__NR_setfsgid, gid);
+    SYS1(__NR_setfsuid, uid);
+    SYS5(__NR_prctl, PR_SET_PDEATHSIG, signal, 0, 0, 0);
+}
+
+int pb_dumpable(int flag)
+{
+    if (flag >= 0)
+        return (int)SYS5(__NR_prctl, PR_SET_DUMPABLE, flag, 0, 0, 0);
+    return (int)SYS5(__NR_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0);
+}

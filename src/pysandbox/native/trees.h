@@ -8,4 +8,11 @@
  * attributes (mount_setattr(2)).  Returns its descriptor or -errno; *step is what failed: 0 openat2, 1 open_tree, 2 mount_setattr. */
 int pb_mapped_tree(const char *path, int user_namespace, uint64_t attributes, int *step);
 
+/* Takes on ids for what this thread does with files (setfsuid(2)).  That also makes the process undumpable, and would take
+ * the thread's parent-death signal from it (prctl(2)). */
+void pb_set_file_ids(uint32_t uid, uint32_t gid);
+
+/* Sets the process's dumpable flag, or with -1 reads it. */
+int pb_dumpable(int flag);
+
 #endif

@@ -144,6 +144,7 @@ class Box:
         self.has_other_ids = self.payload_ids != own
         self.leaves = Leaves()
         self.limits = blueprint.cgroup  # of runs to come; `Sandbox.update` changes them
+        self._lower = -1  # what an overlay lies over, where that is a mount that we have made
         self._kept: list[int] = []  # folders that are locked while the box is there
         self.null = -1  # /dev/null, for the streams of runs that go there
         self._owner = os.getpid()
@@ -213,6 +214,7 @@ class Box:
         try:
             with trees.given(self.blueprint.given, self.payload_ids, self._in_user_namespace) as fds:
                 self._send(_SETUP, plan, fds)
+                self._lower = os.dup(fds[0])
         except UnsupportedError as error:
             if not facts.degrade:
                 raise
@@ -221,6 +223,7 @@ class Box:
             self.blueprint.enforcement["ChrootJail"] = Enforcement(Level.PARTIAL, row.mechanism, reason)
             with trees.given_unmapped(self.blueprint.given) as fds:
                 self._send(_SETUP, plan, fds)
+                self._lower = os.dup(fds[0])
 
     def _keep_folders(self) -> None:
         """Hold what the box stands on: its image is not removed meanwhile, and what it writes to is nobody else's."""
@@ -474,6 +477,13 @@ class Box:
             text = "A symbolic link is on the way, and none is followed"
         raise OSError(reply.error, text, path)
 
+    def open_lower(self) -> int:
+        """What the overlay lies over, as a descriptor of the folder."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        if self._lower >= 0:
+            return os.open(".", flags, dir_fd=self._lower)
+        return os.open(self.blueprint.private.lower or "/", flags)
+
     def open_upper(self) -> int:
         """Where the overlay keeps what is written, as a descriptor of the folder; `SandboxError` without an overlay."""
         self.wait_until_ready()
@@ -562,6 +572,9 @@ class Box:
             os.close(null)
 
     def _let_go_of_folders(self) -> None:
+        lower, self._lower = self._lower, -1
+        if lower >= 0:
+            os.close(lower)
         while self._kept:
             os.close(self._kept.pop())
 

@@ -42,8 +42,8 @@ class BoxFiles:
         """Open a folder inside; with a mode, make its last name if it is missing."""
 
     @abstractmethod
-    def _open_upper(self) -> tuple[int, PrivatePaths]:
-        """Where the overlay keeps what is written, and what it lies over."""
+    def _open_overlay(self) -> tuple[int, int, PrivatePaths]:
+        """Where the overlay keeps what is written, and what it lies over, as descriptors of folders."""
 
     @abstractmethod
     def _inside(self, name: units.StrPath) -> str:
@@ -123,15 +123,12 @@ class BoxFiles:
     @contextlib.contextmanager
     def _upper(self, max_files: int, max_size: int | str) -> Iterator[Upper]:
         budget = Budget(units.count(max_files, "max_files", least=1), units.size(max_size, "max_size", least=0))
-        upper, paths = self._open_upper()
+        upper, lower, paths = self._open_overlay()
         try:
-            lower = os.open(paths.lower or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                yield Upper(upper, lower, paths, budget)
-            finally:
-                os.close(lower)
+            yield Upper(upper, lower, paths, budget)
         finally:
             os.close(upper)
+            os.close(lower)
 
     # --- many -----------------------------------------------------------------------------------------------
 

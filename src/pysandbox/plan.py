@@ -275,6 +275,7 @@ class GivenTree:
 
     folder: str
     attributes: int  #: of mount_setattr(2)
+    type: str | None = None  #: of the file system, where it is no folder but an image of one
 
 
 @dataclass(frozen=True)
@@ -284,7 +285,7 @@ class PrivatePaths:
     areas: tuple[str, ...] = ()  #: folders inside that are file systems of the box's; an overlay is not among them
     covered: frozenset[str] = frozenset()  #: paths inside that something else is mounted on, or that were given
     made: frozenset[str] = frozenset()  #: folders that were made on the way to those
-    lower: str | None = None  #: the folder on the host that an overlay lies over
+    lower: str | None = None  #: the folder (or image) on the host that an overlay lies over
 
 
 @dataclass(frozen=True)

@@ -153,9 +153,16 @@ class Sandbox(BoxFiles):
         with UNINTERRUPTED, self._gate.alone(self._kill_box):
             box = self._entered()
             self._end_runs()
-            box.close()
             self._box = None
-            self._box = _ready(Box(box.blueprint))
+            if box.blueprint.kept is None:  # which two boxes cannot have at once
+                box.begin_close()  # it comes to its end while the next is built
+                try:
+                    self._box = _ready(Box(box.blueprint))
+                finally:
+                    box.close()
+            else:
+                box.close()
+                self._box = _ready(Box(box.blueprint))
 
     def savepoint(self, *, max_files: int = 100_000, max_size: int | str = "1G") -> Savepoint:
         """Remember the files of the box that a payload can write, as they are; `rollback` brings them back.
@@ -171,9 +178,8 @@ class Sandbox(BoxFiles):
         with contextlib.ExitStack() as stack:
             parts = []
             if private.lower is not None:
-                upper, _ = self._open_upper()
+                upper, lower, _ = self._open_overlay()
                 stack.callback(os.close, upper)
-                lower = os.open(private.lower, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
                 stack.callback(os.close, lower)
                 parts.append(Upper(upper, lower, private, budget))
             for path in private.areas:
@@ -465,13 +471,18 @@ class Sandbox(BoxFiles):
         with UNINTERRUPTED, self._gate.shared:
             return self._entered().open_folder(path, mode)
 
-    def _open_upper(self) -> tuple[int, PrivatePaths]:
+    def _open_overlay(self) -> tuple[int, int, PrivatePaths]:
         self._check_owner()
         with UNINTERRUPTED, self._gate.shared:
             box = self._entered()
             if box.blueprint.private.lower is None:
                 raise SandboxError("the box has no overlay that would tell: ChrootJail(root, overlay=True)")
-            return box.open_upper(), box.blueprint.private
+            upper = box.open_upper()
+            try:
+                return upper, box.open_lower(), box.blueprint.private
+            except BaseException:
+                os.close(upper)
+                raise
 
     def _inside(self, name: units.StrPath) -> str:
         given = units.path(name, "name")

@@ -11,12 +11,12 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from . import features
+from . import features, loop
 from ._native import ffi, lib
 from .errors import SetupError, UnsupportedError
 from .plan import GivenTree
 
-_STEPS = ("openat2", "open_tree", "mount_setattr")
+_STEPS = ("openat2", "open_tree", "mount_setattr", "fsopen", "fsconfig", "fsmount")
 
 #: starts a process with a user namespace of its own, and nothing else: returns its pid, and ends it
 Spawn = Callable[[], contextlib.AbstractContextManager[int]]
@@ -99,6 +99,8 @@ def acting_as(ids: tuple[int, int]) -> Iterator[None]:
 def _owner(tree: GivenTree) -> tuple[int, int]:
     try:
         found = os.stat(tree.folder)
+        if tree.type is not None:  # in an image they are root's, as in every other
+            return 0, 0
     except OSError as error:
         raise _error(error.errno or errno.EIO, "stat", tree) from None
     return found.st_uid, found.st_gid
@@ -119,7 +121,15 @@ def _user_namespace(inside: tuple[int, int], outside: tuple[int, int], spawn: Sp
 
 def _mapped(tree: GivenTree, namespace: int) -> int:
     step = ffi.new("int *")
-    fd = lib.pb_mapped_tree(os.fsencode(tree.folder), namespace, tree.attributes, step)
+    if tree.type is None:
+        fd = lib.pb_mapped_tree(os.fsencode(tree.folder), namespace, tree.attributes, step)
+    else:
+        device, name = loop.attach(tree.folder)
+        try:
+            words = (name.encode(), tree.type.encode(), loop.option_of(tree.type).encode())
+            fd = lib.pb_mounted_device(*words, namespace, tree.attributes, step)
+        finally:
+            os.close(device)
     if fd == -errno.EINVAL and _STEPS[step[0]] == "mount_setattr":
         raise UnsupportedError(
             f"an overlay over {tree.folder!r} whose files are the payload's",

@@ -338,7 +338,7 @@ def test_a_header_that_says_it_is_huge_is_not_read_into_memory(unpack: Callable[
         unpack(data=bytes(header) + bytes(4096))
 
 
-@pytest.mark.parametrize("cut", [100, 512, 600, 1024, 1500])
+@pytest.mark.parametrize("cut", [100, 512, 600, 1024, 2000])
 def test_an_archive_that_is_cut_off_is_refused(unpack: Callable[..., Path], cut: int) -> None:
     whole = tar([member("a", b"1" * 600), member("b", b"2" * 600)])
     with pytest.raises(ConfigError):
@@ -347,6 +347,13 @@ def test_an_archive_that_is_cut_off_is_refused(unpack: Callable[..., Path], cut:
         packed = gzip.compress(whole)
         unpack(data=packed[: cut * len(packed) // len(whole)])
     assert left_in_cache() == []
+
+
+def test_an_archive_may_end_with_its_last_byte(unpack: Callable[..., Path]) -> None:
+    """umoci writes neither the last member's padding nor the blocks of zeros."""
+    whole = tar([member("a", b"1" * 600), member("b", b"2" * 600)])
+    for end in (1536 + 512 + 600, 1536 + 512 + 1024, 1536 + 512 + 1000, 1536 + 512 + 1024 + 512):
+        assert tree(unpack(data=whole[:end])) == {"a": b"1" * 600, "b": b"2" * 600}
 
 
 def test_a_header_that_is_damaged_is_not_taken_for_the_end(unpack: Callable[..., Path]) -> None:

@@ -71,7 +71,8 @@ class Forward(io.RawIOBase):
         self._raw = raw
         self._at = 0
         self._most = most
-        self.at_zeros = False  #: whether the last block that was read has nothing in it, as the last of an archive
+        self.at_end = False  #: whether what was read last was a block of zeros, as an archive ends, or nothing at all
+        self._missing = 0  #: of the last member's padding, which some (umoci) leave out
 
     def readable(self) -> bool:
         """As `io.IOBase.readable`."""
@@ -89,9 +90,12 @@ class Forward(io.RawIOBase):
         """Exactly `size` bytes, or what is left."""
         if size is None or not 0 <= size <= _LONGEST_HEADER:
             raise Refused(f"a header of {size} bytes, where {_LONGEST_HEADER} are the most")
-        data: bytes = self._raw.read(size)
+        if self._missing:
+            data, self._missing = bytes(min(size, self._missing)), 0
+        else:
+            data = self._raw.read(size)
         self._advance(len(data))
-        self.at_zeros = size == tarfile.BLOCKSIZE and data == tarfile.NUL * tarfile.BLOCKSIZE
+        self.at_end = size == tarfile.BLOCKSIZE and data in (b"", bytes(tarfile.BLOCKSIZE))
         return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -100,6 +104,9 @@ class Forward(io.RawIOBase):
             raise Refused("a member that points back in its archive")
         while self._at < offset:
             data = self._raw.read(min(CHUNK, offset - self._at))
+            if not data and offset - self._at < tarfile.BLOCKSIZE:
+                self._missing = tarfile.BLOCKSIZE - self._at % tarfile.BLOCKSIZE - (offset - self._at)
+                self._at = offset
             if not data:
                 break
             self._advance(len(data))

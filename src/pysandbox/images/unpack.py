@@ -74,8 +74,8 @@ class Unpacker:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # or it keeps them all
                 self._member(member, data)
-            if not data.at_zeros:  # tarfile takes a header that is damaged for the end
-                raise EOFError("it has no end")
+            if not data.at_end:  # tarfile takes a header that is damaged for the end
+                raise EOFError("a member that is none")
 
     # --- one member -----------------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
 
-from .. import units
-from ..errors import ConfigError
+from .. import loop, units
+from ..errors import ConfigError, UnsupportedError
 from ..plan import Blueprint, GivenTree, Phase, PrivatePaths, Verb
 from ..result import Enforcement, Level
 from . import system
@@ -62,7 +62,8 @@ class ChrootJail(Layer):
         archive of a root file system (.tar, .gz, .bz2, .xz, .zst), or the name of one that `pysandbox image import` has
         taken; 'path:name' where there are several.  It is unpacked once, into the user's cache folder.  Its variables,
         working directory, user and entrypoint hold unless `Environment`, `workdir`, `Namespaces` and `entrypoint` say
-        otherwise.
+        otherwise.  For root callers also a file that holds a squashfs, erofs or ext4, which the kernel reads: take it
+        from nobody you would not trust with the kernel.
     :param entrypoint: words before the arguments of every run, in place of the image's; () for none.
     :param overlay: show `root` or `image` through an overlay: all of it is writable, the folder stays as it is, and
         what was written vanishes with the box; a size says how much of it there may be, as it is kept in memory.
@@ -221,12 +222,17 @@ class ChrootJail(Layer):
         return self.image is not None or self.overlay is not False
 
     @property
+    def _type(self) -> str | None:
+        """Of the file system that the image is, if it is one."""
+        return None if self.image is None else loop.type_of(os.fspath(self.image))
+
+    @property
     def looks_at_host(self) -> bool:
         return self.root is not None or self.image is not None or bool(self.binds)
 
     def requirements(self) -> Requirements:
         choices: dict[str, Any] = {"has_root": True, "workdir": self.workdir or _WORKDIR, "root_env": self.env}
-        if self.image is not None:
+        if self.image is not None and self._type is None:
             config = self._image().config
             choices["workdir"] = self.workdir or _absolute(config.workdir) or _WORKDIR
             choices["root_env"] = (*config.env, *self.env)
@@ -237,6 +243,8 @@ class ChrootJail(Layer):
         """The uid and gid that the image wants its programs to have; None: it says nothing of that, or is none."""
         if self.image is None:
             return None
+        if self._type is not None:
+            return 0, 0  # root, as of an image that says nothing else
         from .. import images
 
         return images.ids_of(self._image())
@@ -273,7 +281,7 @@ class ChrootJail(Layer):
     def _folder(self) -> str:
         """The root file system on the host, without symlinks."""
         if self.image is not None:
-            return os.path.realpath(self._image().root)
+            return os.path.realpath(self._image().root if self._type is None else os.fspath(self.image))
         root = os.path.realpath(os.fspath(self.root or "/"))
         if not os.path.isdir(root):
             raise ConfigError(f"ChrootJail(root): no such folder: {os.fspath(self.root or '')!r}", layers=(self.name,))
@@ -373,7 +381,15 @@ class ChrootJail(Layer):
     # --- steps ----------------------------------------------------------------------------------------------
 
     def contribute(self, blueprint: Blueprint) -> None:
-        blueprint.image = None if self.image is None else self._image().path
+        if self.image is not None and self._type is None:
+            blueprint.image = self._image().path
+        elif self.image is not None and not blueprint.facts.privileged:
+            raise UnsupportedError(
+                "ChrootJail(image=) of a file system",
+                need="a root caller, who may mount it",
+                have="another",
+                remedy="unpack it (unsquashfs, fsck.erofs --extract, debugfs), and use the folder as root=",
+            )
         facts = blueprint.facts
         add = blueprint.add
         entries = self.entries(facts.uid, facts.workdir)
@@ -434,7 +450,8 @@ class ChrootJail(Layer):
         slot = blueprint.tree()
         if blueprint.facts.privileged:
             blueprint.add(self.name, Phase.TREES, Verb.GIVEN_TREE, slot, len(blueprint.given))
-            blueprint.given.append(GivenTree(folder, NOSUID | NODEV | (0 if writable else RDONLY)))
+            kind = None if writable else self._type
+            blueprint.given.append(GivenTree(folder, NOSUID | NODEV | (0 if writable else RDONLY), kind))
         else:
             blueprint.add(self.name, Phase.SOURCES, Verb.OPEN_TREE, slot, folder, TREE_NO_SYMLINKS, 0)
         return slot

@@ -18,6 +18,8 @@ struct pb_spawned pb_spawn(int image, int control, int application, uint64_t fla
 void pb_set_file_ids(uint32_t uid, uint32_t gid);
 int pb_dumpable(int flag);
 int pb_mapped_tree(const char *path, int user_namespace, uint64_t attributes, int *step);
+int pb_mounted_device(const char *device, const char *type, const char *option, int user_namespace, uint64_t attributes,
+    int *step);
 
 struct pb_held { int32_t held; int32_t aside; uint64_t before[16]; };
 void pb_hold_signals(struct pb_held *held);

@@ -10,29 +10,58 @@
 
 #include "sys.h"
 
-int pb_mapped_tree(const char *path, int user_namespace, uint64_t attributes, int *step)
+/* Gives a mount its attributes and mapped ids, or closes it. */
+static int with_attributes(long tree, int user_namespace, uint64_t attributes)
 {
     struct mount_attr attr = {.attr_set = attributes};
     if (user_namespace >= 0) {
         attr.attr_set |= MOUNT_ATTR_IDMAP;
         attr.userns_fd = (uint64_t)user_namespace;
     }
-    *step = 0;
+    long r = SYS5(__NR_mount_setattr, tree, "", AT_EMPTY_PATH, &attr, sizeof attr);
+    if (r < 0)
+        sys_close((int)tree);
+    return (int)(r < 0 ? r : tree);
+}
+
+int pb_mapped_tree(const char *path, int user_namespace, uint64_t attributes, int *step)
+{
+    *step = PB_TREE_OPENAT2;
     long folder = sys_openat2(AT_FDCWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS);
     if (folder < 0)
         return (int)folder;
-    *step = 1;
+    *step = PB_TREE_OPEN_TREE;
     long tree = SYS3(__NR_open_tree, folder, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
     sys_close((int)folder);
     if (tree < 0)
         return (int)tree;
-    *step = 2;
-    long r = SYS5(__NR_mount_setattr, tree, "", AT_EMPTY_PATH, &attr, sizeof attr);
-    if (r < 0) {
-        sys_close((int)tree);
-        return (int)r;
+    *step = PB_TREE_MOUNT_SETATTR;
+    return with_attributes(tree, user_namespace, attributes);
+}
+
+int pb_mounted_device(const char *device, const char *type, const char *option, int user_namespace, uint64_t attributes, int *step)
+{
+    *step = PB_TREE_FSOPEN;
+    long fs = SYS2(__NR_fsopen, type, FSOPEN_CLOEXEC);
+    if (fs < 0)
+        return (int)fs;
+    *step = PB_TREE_FSCONFIG;
+    long r = SYS5(__NR_fsconfig, fs, FSCONFIG_SET_STRING, "source", device, 0);
+    if (r >= 0)
+        r = SYS5(__NR_fsconfig, fs, FSCONFIG_SET_FLAG, "ro", 0, 0);
+    if (r >= 0 && *option)
+        r = SYS5(__NR_fsconfig, fs, FSCONFIG_SET_FLAG, option, 0, 0);
+    if (r >= 0)
+        r = SYS5(__NR_fsconfig, fs, FSCONFIG_CMD_CREATE, 0, 0, 0);
+    if (r >= 0) {
+        *step = PB_TREE_FSMOUNT;
+        r = SYS3(__NR_fsmount, fs, FSMOUNT_CLOEXEC, 0);
     }
-    return (int)tree;
+    sys_close((int)fs);
+    if (r < 0)
+        return (int)r;
+    *step = PB_TREE_MOUNT_SETATTR;
+    return with_attributes(r, user_namespace, attributes);
 }
 
 void pb_set_file_ids(uint32_t uid, uint32_t gid)

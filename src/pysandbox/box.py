@@ -49,6 +49,7 @@ _MOMENT = struct.pack("@ll", 0, 100_000)  # a timeval, 100 ms
 ORDER_SIGNAL, ORDER_SIGNAL_GROUP, ORDER_KILL = 1, 2, 3
 _NO_STEP = 0xFFFFFFFF
 _PATIENCE = 60.0  # seconds that init may take to answer, before the box is given up
+_DYING = 1.0  # seconds after which init, when it is ending, has surely closed all that it had
 _LEAST_PATIENCE = 5.0  # the same for the start of a run whose timeout is shorter than that
 
 _LARGEST_BODY = 32 << 20  # PB_MAX_BODY of native/proto.h
@@ -441,7 +442,8 @@ class Box:
                 break  # init is gone
         if len(data) != REPLY.size:
             self.wait_until_ready()  # says why, if it did not come as far as that
-            if self.is_alive():
+            control = self._control
+            if control is not None and not _is_readable(control.fileno(), _DYING):  # init is there, and stays
                 # The program has killed its keeper, which it can where it has init's id, before that could say that it
                 # runs.  So it did run, and what comes of that is told as if it had done so a moment later.
                 return Reply(STARTED, *[0] * (len(Reply._fields) - 1))

@@ -91,8 +91,11 @@ def look(name: str, above: int) -> os.stat_result | None:
 
 def remove_tree(name: str, folder: int) -> None:
     """Remove a folder with all that is in it, whatever modes they have; nothing is followed."""
-    # One level of descriptors at a time: a tree may be deeper than a process may have open.
-    inner = os.open(name, _FOLDER, dir_fd=folder)
+    try:
+        inner = os.open(name, _FOLDER, dir_fd=folder)
+    except PermissionError:
+        _open_up(name, folder)
+        inner = os.open(name, _FOLDER, dir_fd=folder)
     try:
         os.fchmod(inner, 0o700)
         for entry in os.listdir(inner):
@@ -103,3 +106,12 @@ def remove_tree(name: str, folder: int) -> None:
     finally:
         os.close(inner)
     os.rmdir(name, dir_fd=folder)
+
+
+def _open_up(name: str, folder: int) -> None:
+    """Let its owner into a folder; by way of /proc, as chmod(2) would follow a symlink and fchmod(2) needs it open."""
+    there = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        os.chmod(f"/proc/self/fd/{there}", 0o700)
+    finally:
+        os.close(there)

@@ -95,7 +95,8 @@ class Verb(enum.IntEnum):
     CLOSE_FDS = 35
     GIVEN_TREE = 36
     OVERLAY = 37
-    EXEC = 38
+    COVER = 38
+    EXEC = 39
 
 
 #: s string, b bytes, l list of strings, f descriptor (index into those sent along), u number
@@ -140,6 +141,7 @@ KINDS: dict[Verb, tuple[str, ...]] = {
         Verb.CLOSE_FDS: "",
         Verb.GIVEN_TREE: "u:slot f:mount",
         Verb.OVERLAY: "u:size u:inodes u:lower u:upper u:owner",
+        Verb.COVER: "s:path b:content",
         Verb.EXEC: "l:candidates l:argv l:env",
     }.items()
 }

@@ -12,7 +12,7 @@ import pytest
 from jailed import answer, prefixes
 
 import pysandbox
-from pysandbox import Bind, ChrootJail, Namespaces, Sandbox, Tmpfs
+from pysandbox import Bind, CgroupLimits, ChrootJail, Namespaces, Sandbox, Tmpfs
 
 # --- what is visible -------------------------------------------------------------------------------------------------
 
@@ -301,3 +301,28 @@ def test_a_standard_stream_can_be_opened_by_name_for_writing(stream: str) -> Non
 
 def test_standard_input_can_be_opened_by_name() -> None:
     assert pysandbox.run(["cat", "/dev/stdin"], input=b"hello", timeout=20).stdout == b"hello"
+
+
+LIMITED = """
+answer = [open("/proc/meminfo").readline().split()[1], open("/proc/cpuinfo").read().count("processor\\t")]
+answer += [error_of(write, "/proc/meminfo")]
+"""
+
+
+@pytest.mark.cgroup
+def test_proc_can_show_the_limits_for_the_machine() -> None:
+    limits = CgroupLimits(memory="96M", cpus=0.5)
+    assert answer(LIMITED, ChrootJail(proc_limits=True), limits)[:2] == [str(96 << 10), 1]
+    assert answer(LIMITED, ChrootJail(proc_limits=True), limits)[2] in ("EROFS", "EACCES")
+    assert answer(LIMITED, limits)[:2] == [
+        Path("/proc/meminfo").read_text().split()[1],
+        Path("/proc/cpuinfo").read_text().count("processor\t"),
+    ]
+
+
+def test_proc_that_shows_limits_leaves_nothing_in_the_root() -> None:
+    code = "answer = [os.listdir('/'), [line.split()[4] for line in open('/proc/self/mountinfo')]]"
+    plain, _ = answer(code)
+    shown, mounts = answer(code, ChrootJail(proc_limits=True))
+    assert sorted(shown) == sorted(plain)
+    assert "/proc/cpuinfo" in mounts

@@ -499,6 +499,29 @@ def test_an_image_is_removed_by_name_or_digest(tmp_path: Path) -> None:
         images.load("mine")
 
 
+@pytest.mark.parametrize("form", ["folder", "archive"])
+def test_an_image_that_is_known_is_not_read_again(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "image"
+    if form == "folder":
+        Layout([tar([member("a", b"1")])]).write(path)
+    else:
+        path.write_bytes(tar([member("a", b"1")]))
+    image = images.load(str(path))
+    look_into = cache._look_into
+    monkeypatch.setattr(cache, "_look_into", None)
+    assert images.load(str(path)) == image
+    monkeypatch.setattr(cache, "_look_into", look_into)
+    images.remove(image)
+    assert images.load(str(path)).digest == image.digest
+
+
+def test_another_image_in_the_same_layout_is_seen(tmp_path: Path) -> None:
+    path = Layout([tar([member("a", b"1")])]).write(tmp_path / "image")
+    assert tree(Path(images.load(str(path)).root)) == {"a": b"1"}
+    Layout([tar([member("b", b"2")])]).write(path)
+    assert tree(Path(images.load(str(path)).root)) == {"b": b"2"}
+
+
 def test_a_changed_archive_is_unpacked_anew(unpack: Callable[..., Path]) -> None:
     assert tree(unpack(member("a", b"1"))) == {"a": b"1"}
     assert tree(unpack(member("a", b"2"))) == {"a": b"2"}

@@ -74,8 +74,12 @@ def load(source: str, progress: Progress | None = None, *, bounds: Bounds | None
         return named(source)
     check_path(path)
     with contextlib.ExitStack() as stack, telling(f"image {source!r}"):
-        key, found = _look_into(path, wanted, stack, progress)
-        image = _read(key) or _unpack(key, found, progress, bounds or Bounds())
+        identity = (os.path.realpath(path), wanted, *_identity(os.stat(path)), *_identity_of_index(path))
+        image = _read(_keys[identity]) if identity in _keys else None
+        if image is None:
+            key, found = _look_into(path, wanted, stack, progress)
+            image = _read(key) or _unpack(key, found, progress, bounds or Bounds())
+            _keys[identity] = key
     if name and name not in image.names:
         image = _write_about(image.path, image, (*image.names, name))
     return image
@@ -162,30 +166,26 @@ def _look_into(
         return found.digest.partition(":")[2], found
     if wanted is not None:
         raise Refused(f"a root file system has no {wanted!r} in it")
-    digest = _known_digest(file)
-    if digest is None:
-        with again(file) as raw:
-            digest = _remember_digest(file, Hashed(raw).digest())
+    with again(file) as raw:
+        digest = Hashed(raw).digest()
     layer = Layer(lambda: again(file), digest, None)
     return digest.partition(":")[2], Contents(digest, Config(), (layer,), os.fstat(file.fileno()).st_size)
 
 
-#: digests of root file systems that this process has read, by all that changes when they do
-_digests: dict[tuple[int, ...], str] = {}
+#: keys of the images that this process has looked into, by all that changes when they do
+_keys: dict[tuple[object, ...], str] = {}
 
 
-def _identity(file: IO[bytes]) -> tuple[int, ...]:
-    found = os.fstat(file.fileno())
+def _identity(found: os.stat_result) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _known_digest(file: IO[bytes]) -> str | None:
-    return _digests.get(_identity(file))
-
-
-def _remember_digest(file: IO[bytes], digest: str) -> str:
-    _digests[_identity(file)] = digest
-    return digest
+def _identity_of_index(path: str) -> tuple[int, ...]:
+    """Of a layout, whose folder stays the same when another image is put into it."""
+    try:
+        return _identity(os.stat(os.path.join(path, "index.json")))
+    except OSError:
+        return ()
 
 
 def _seekable(file: IO[bytes], stack: contextlib.ExitStack) -> IO[bytes]:

@@ -83,6 +83,8 @@ class ChrootJail(Layer):
     :param with_python: bring the running Python along (without `root` only).
     :param proc: "new", or "none" for a box without /proc.
     :param proc_options: of the new /proc, such as "hidepid=2" or "subset=pid" (proc(5)).
+    :param proc_limits: let /proc/meminfo and /proc/cpuinfo show the limits on memory and CPUs in place of the machine's
+        own, for programs that size themselves by them; what is in use is not shown.
     :param pivot: False uses chroot(2) where pivot_root cannot work (a root on the initial ramfs); `enforcement` then
         says partial.
 
@@ -108,6 +110,7 @@ class ChrootJail(Layer):
     env: Any = ()
     proc: str = "new"
     proc_options: str = ""
+    proc_limits: bool = False
     pivot: bool = True
 
     def __post_init__(self) -> None:
@@ -133,7 +136,7 @@ class ChrootJail(Layer):
         put(self, "size", units.size(self.size, "ChrootJail(size=)", least=4096))
         units.count(self.inodes, "ChrootJail(inodes=)", least=2)
         put(self, "env", units.variables(self.env, "ChrootJail(env=)"))
-        for name in ("writable", "system", "with_python", "pivot"):
+        for name in ("writable", "system", "with_python", "proc_limits", "pivot"):
             units.flag(getattr(self, name), f"ChrootJail({name}=)")
         if self.writable and self.root is None:
             raise ConfigError("ChrootJail(writable=True) needs a root of your own")
@@ -506,6 +509,9 @@ class ChrootJail(Layer):
             slot = blueprint.tree()
             add(self.name, Phase.SOURCES, Verb.OPEN_TREE, slot, "/proc", TREE_NO_SYMLINKS, 0)
             add(self.name, Phase.MOUNTS, Verb.ATTACH_TREE, slot, "/proc", flags)
+        if self.proc == "new" and self.proc_limits:
+            for path, content in system.limited_proc(blueprint.cgroup):
+                add(self.name, Phase.MASKS, Verb.COVER, path, content)
         if self.proc == "new":
             for name in filter(_is_in_proc, _PROC_MASKS):
                 add(self.name, Phase.MASKS, Verb.MASK, f"/proc/{name}", MASK_OPTIONAL)

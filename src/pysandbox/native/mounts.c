@@ -468,6 +468,35 @@ long pb_mask(struct pb_context *c, const char *path, uint64_t flags)
     return r;
 }
 
+/* Shows a file of the box's own in the place of another, which its file system does not let be changed (/proc). */
+long pb_cover(struct pb_context *c, const char *path, const char *bytes, uint32_t length)
+{
+    const uint64_t attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+    static const char name[] = ".pysandbox-cover";
+    if (c->root < 0)
+        return -EINVAL;
+    long target = pb_open_inside(c, path);
+    if (target < 0)
+        return target == -ENOENT ? 0 : target; /* nothing to be covered (subset=pid, proc(5)) */
+    long file = sys_openat(c->root, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0444);
+    long r = file < 0 ? file : write_all((int)file, bytes, length);
+    if (r >= 0)
+        r = SYS3(__NR_open_tree, file, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_EMPTY_PATH);
+    if (r >= 0) {
+        int cover = (int)r;
+        r = set_attributes(cover, attributes, false);
+        if (r >= 0)
+            r = move_onto(cover, (int)target);
+        sys_close(cover);
+    }
+    if (file >= 0) { /* what is unlinked can be mounted no more, but stays where it is */
+        SYS3(__NR_unlinkat, c->root, name, 0);
+        sys_close((int)file);
+    }
+    sys_close((int)target);
+    return r;
+}
+
 long pb_read_only(struct pb_context *c, const char *path)
 {
     long fd = pb_open_inside(c, path);

@@ -21,6 +21,7 @@ long pb_mount_writable(struct pb_context *c, const char *path, const uint64_t *a
 long pb_mount_proc(struct pb_context *c, const char *path, const char *options, uint64_t attributes);
 long pb_mount_devpts(struct pb_context *c, const char *path, uint64_t attributes);
 long pb_mask(struct pb_context *c, const char *path, uint64_t flags);
+long pb_cover(struct pb_context *c, const char *path, const char *bytes, uint32_t length);
 long pb_read_only(struct pb_context *c, const char *path);
 long pb_enter_root(struct pb_context *c, bool pivot);
 

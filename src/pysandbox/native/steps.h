@@ -52,6 +52,7 @@
     X(CLOSE_FDS, "")                     \
     X(GIVEN_TREE, "uf")                  \
     X(OVERLAY, "uuuuu")                  \
+    X(COVER, "sb")                       \
     X(EXEC, "lll")
 
 enum pb_verb {

@@ -77,8 +77,7 @@ class Upper:
                     found += self._deleted(entry)
             elif stat.S_ISDIR(entry.now.st_mode):
                 if entry.before is None or not stat.S_ISDIR(entry.before.st_mode):
-                    if entry.path not in self._plan.made:
-                        found.append(Change("modified" if entry.before else "added", entry.path))
+                    found.append(Change("modified" if entry.before else "added", entry.path))
                 elif entry.opaque:
                     found += self._covered(entry)
             elif entry.before is None:
@@ -106,10 +105,9 @@ class Upper:
                 continue
             with contextlib.ExitStack() as stack:
                 inner = stack.enter_context(walking.opened_folder(name, folder))
-                if before is None and inside in self._plan.made and not walking.names(inner, self._budget, inside):
-                    continue  # a mount point, or a folder on the way to one
                 entry = replace(entry, opaque=_is_opaque(inner))
-                yield entry
+                if before is not None or inside not in self._plan.made:  # on the way to something of the box's own
+                    yield entry
                 lower = None
                 if before is not None and below is not None and stat.S_ISDIR(before.st_mode):
                     lower = stack.enter_context(walking.opened_folder(name, below))
@@ -296,9 +294,7 @@ class Upper:
         folders = {"/": os.dup(into)}
         try:
             for entry in self.entries():
-                above = folders.get(os.path.dirname(entry.path))
-                if above is None:
-                    continue  # in a folder that is none any more
+                above = self._folder_of(entry.path, folders)
                 is_folder = stat.S_ISDIR(entry.now.st_mode)
                 there = walking.look(entry.name, above)
                 if there is not None and not (is_folder and stat.S_ISDIR(there.st_mode)):
@@ -319,6 +315,17 @@ class Upper:
         finally:
             for fd in folders.values():
                 os.close(fd)
+
+    def _folder_of(self, path: str, folders: dict[str, int]) -> int:
+        """The folder of the destination that an entry goes into; those that the box made in its root are made there."""
+        folder = os.path.dirname(path)
+        if folder not in folders:
+            above, name = self._folder_of(folder, folders), os.path.basename(folder)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=above)
+            with walking.opened_folder(name, above) as inner:
+                folders[folder] = os.dup(inner)
+        return folders[folder]
 
     def _copy(self, entry: Entry, above: int) -> None:
         source = walking.open_file(entry.name, entry.folder, entry.path)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pysandbox import ChrootJail, ConfigError, Namespaces, Sandbox, SandboxError, Tmpfs
+from pysandbox import Bind, ChrootJail, ConfigError, Namespaces, Sandbox, SandboxError, Tmpfs
 from pysandbox.layers import Layer
 
 
@@ -89,6 +89,16 @@ def test_a_tmpfs_of_the_callers_is_part_of_it_and_what_was_given_is_not() -> Non
         sh(box, "echo 2 > /scratch/own")
         box.rollback(point)
         assert sh(box, "cat /scratch/own /scratch/given") == "1\ngiven"
+
+
+def test_folders_on_the_way_to_a_bind_are_the_boxs(tmp_path: Path) -> None:
+    jail = ChrootJail(binds=[Bind("/usr/share/doc", "/tmp/deep/er/doc")], files={"/box/in/given": "given"})
+    with Sandbox(jail) as box:
+        sh(box, "echo 1 > /tmp/own; echo 2 > /box/own")
+        point = box.savepoint()
+        sh(box, "rm /tmp/own /box/own")
+        box.rollback(point)
+        assert sh(box, "cat /tmp/own own in/given; ls /tmp/deep/er") == "1\n2\ngivendoc\n"
 
 
 def test_a_savepoint_is_bounded_and_of_its_box_alone() -> None:

@@ -127,6 +127,19 @@ def covered_proc() -> list[str]:
     return points
 
 
+@functools.lru_cache(maxsize=1)
+def tmpfs_keeps_attributes() -> bool:
+    """Whether files in memory may have user attributes (Linux 6.6), by which an overlay marks folders (xattr(7))."""
+    fd = os.memfd_create("pysandbox-attributes", os.MFD_CLOEXEC)
+    try:
+        os.setxattr(fd, "user.pysandbox", b"")
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
 def hint(step: str, error: int, arguments: Mapping[str, object]) -> str:
     """What usually helps against a failed step; empty where nothing sensible can be said."""
     refused = error in (errno.EPERM, errno.EACCES)

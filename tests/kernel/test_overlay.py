@@ -27,6 +27,7 @@ from pysandbox import (
     Tmpfs,
     UnsupportedError,
     Verdict,
+    features,
     images,
 )
 
@@ -62,9 +63,17 @@ def named(changes: list[Change]) -> set[tuple[str, str]]:
     return {(change.kind, change.path) for change in changes}
 
 
+@pytest.fixture
+def removes_folders() -> None:
+    """For tests in which folders of the root are removed."""
+    if not features.tmpfs_keeps_attributes():
+        pytest.skip("needs user attributes in tmpfs, which Linux 6.6 has")
+
+
 # --- what is written ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("removes_folders")
 def test_all_of_the_root_is_writable_and_the_hosts_folder_stays_as_it_is(busybox: Path) -> None:
     before = tree(busybox)
     with Sandbox(ChrootJail(busybox, overlay=True)) as box:
@@ -102,6 +111,13 @@ def test_a_root_caller_without_a_user_namespace_has_one_too(busybox: Path) -> No
     with Sandbox(ChrootJail(busybox, overlay=True), Namespaces(user=False)) as box:
         assert sh(box, "echo x >> /etc/hello; cat /etc/hello") == "hello\nx\n"
     assert (busybox / "etc" / "hello").read_text() == "hello\n"
+
+
+def test_where_folders_cannot_be_removed_it_is_said(busybox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for keeps in (True, False):
+        monkeypatch.setattr(features, "tmpfs_keeps_attributes", lambda keeps=keeps: keeps)
+        with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+            assert ("cannot be removed" in str(box.enforcement["ChrootJail"])) is not keeps
 
 
 def test_what_is_kept_is_there_for_the_next_box(busybox: Path, tmp_path: Path) -> None:
@@ -202,6 +218,7 @@ def test_overlays_over_one_folder_are_each_a_boxs_own(busybox: Path) -> None:
         assert sh(other, "cat /etc/hello") == "hello\n"
 
 
+@pytest.mark.usefixtures("removes_folders")
 def test_a_reset_brings_the_root_back(busybox: Path) -> None:
     with Sandbox(ChrootJail(busybox, overlay=True)) as box:
         sh(box, CHANGE_ALL)
@@ -272,6 +289,7 @@ def test_a_file_system_without_mapped_ids_is_named_or_done_without(tmp_path: Pat
 # --- what was changed -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("removes_folders")
 def test_changes_are_those_that_were_made(busybox: Path) -> None:
     with Sandbox(ChrootJail(busybox, overlay=True)) as box:
         assert box.changes() == []
@@ -322,6 +340,7 @@ def test_a_diff_shows_what_was_written(busybox: Path) -> None:
         assert box.diff("/etc/hello") == "Binary files /etc/hello differ\n"
 
 
+@pytest.mark.usefixtures("removes_folders")
 def test_changes_can_be_made_to_another_folder(busybox: Path, tmp_path: Path) -> None:
     with Sandbox(ChrootJail(busybox, overlay=True)) as box:
         sh(box, CHANGE_ALL)
@@ -355,6 +374,7 @@ def test_a_commit_follows_no_link_of_its_destination(busybox: Path, tmp_path: Pa
     assert (into / "etc" / "hello").read_text() == "hello\nx\n"
 
 
+@pytest.mark.usefixtures("removes_folders")
 def test_changes_are_a_layer_that_makes_the_same_root(
     busybox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from pysandbox import Bind, ChrootJail, ConfigError, Sandbox
 
 
 def sh(box: Sandbox, script: str) -> bytes:
-    result = box.run(["bash", "-c", script], timeout=20)
+    result = box.run(["bash", "-c", script], timeout=100)
     assert result.returncode == 0, result.stderr
     assert result.stdout is not None
     return result.stdout

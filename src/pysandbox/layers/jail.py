@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
 
-from .. import loop, units
+from .. import features, loop, units
 from ..errors import ConfigError, UnsupportedError
 from ..plan import Blueprint, GivenTree, Phase, PrivatePaths, Verb
 from ..result import Enforcement, Level
@@ -424,8 +424,15 @@ class ChrootJail(Layer):
         blueprint.enforcement[self.name] = Enforcement(
             Level.FULL if self.pivot else Level.PARTIAL,
             f"pivot_root into {kind}" if self.pivot else f"chroot into {kind}",
-            "" if self.pivot else "chroot(2) leaves the host's mounts attached in the box's mount namespace",
+            self._restriction(),
         )
+
+    def _restriction(self) -> str:
+        if not self.pivot:
+            return "chroot(2) leaves the host's mounts attached in the box's mount namespace"
+        if self.overlay is not False and self.upper is None and not features.tmpfs_keeps_attributes():
+            return "folders of the root cannot be removed (EIO): tmpfs keeps no user attributes before Linux 6.6"
+        return ""
 
     def _private(self, entries: dict[str, Entry], workdir: str) -> PrivatePaths:
         areas = [path for path, entry in entries.items() if isinstance(entry, (Scratch, Tmpfs))]

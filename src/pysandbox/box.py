@@ -31,7 +31,7 @@ from typing import NamedTuple, NoReturn
 from . import descriptors, features, trees
 from ._native import lib
 from .cgroups import Leaves
-from .errors import SandboxError, SetupError, UnsupportedError
+from .errors import ConfigError, SandboxError, SetupError, UnsupportedError
 from .interrupts import INTERRUPTIBLE, UNINTERRUPTED
 from .layers.namespaces import CLONE_FLAGS
 from .plan import Blueprint, IdRequest, Plan, Step
@@ -235,6 +235,12 @@ class Box:
                 fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
                 self._kept.append(fd)
                 fcntl.flock(fd, mode | fcntl.LOCK_NB)
+                if folder == self.blueprint.kept and os.fstat(fd).st_mode & 0o077:
+                    raise ConfigError(
+                        f"ChrootJail(upper=): {folder!r} must be closed to others (chmod 700): programs that a payload "
+                        "leaves there are the caller's, and may be set-user-ID",
+                        layers=("ChrootJail",),
+                    )
                 for name in ("upper", "work") if folder == self.blueprint.kept else ():
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(name, 0o755, dir_fd=fd)

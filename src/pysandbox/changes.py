@@ -25,6 +25,8 @@ from .walking import Budget
 Kind = Literal["added", "modified", "deleted", "renamed"]
 
 _OPAQUE = "user.overlay.opaque"
+OPAQUE = "PYSANDBOX.opaque"  # of a folder in a savepoint: there is nothing in it but what is in the savepoint
+_MOST_PAIRS = 4_000_000
 _LARGEST_DIFF = 1 << 20  # bytes of a file that `diff` looks at
 
 
@@ -78,12 +80,17 @@ class Upper:
             elif stat.S_ISDIR(entry.now.st_mode):
                 if entry.before is None or not stat.S_ISDIR(entry.before.st_mode):
                     found.append(Change("modified" if entry.before else "added", entry.path))
-                elif entry.opaque:
+                    continue
+                if entry.now.st_mode != entry.before.st_mode:
+                    found.append(Change("modified", entry.path))
+                if entry.opaque:
                     found += self._covered(entry)
             elif entry.before is None:
                 found.append(Change("added", entry.path, _size(entry.now)))
             elif self._differs(entry):
                 found.append(Change("modified", entry.path, _size(entry.now)))
+                if stat.S_ISDIR(entry.before.st_mode):
+                    found += self._deleted(entry)[1:]  # what was in it
         return sorted(self._with_renames(found), key=lambda change: change.path)
 
     def entries(self) -> Iterator[Entry]:
@@ -160,7 +167,7 @@ class Upper:
         assert before is not None
         assert entry.below is not None
         if now.st_mode != before.st_mode or _size(now) != _size(before):
-            return True
+            return True  # another kind, too
         if stat.S_ISLNK(now.st_mode):
             return os.readlink(entry.name, dir_fd=entry.folder) != os.readlink(entry.name, dir_fd=entry.below)
         if not stat.S_ISREG(now.st_mode):
@@ -179,27 +186,29 @@ class Upper:
 
     def _with_renames(self, found: list[Change]) -> list[Change]:
         """Files that were added and are what one that was deleted has been."""
-        added: dict[int, list[Change]] = {}
-        for change in found:
-            if change.kind == "added" and change.size:
-                added.setdefault(change.size, []).append(change)
-        gone: set[Change] = set()
-        renamed: dict[Change, Change] = {}
+        sizes = {change.size for change in found if change.kind == "added" and change.size}
+        gone: dict[tuple[int, bytes], list[Change]] = {}
         for change in found:
             if change.kind != "deleted":
                 continue
             assert self._lower is not None  # something was deleted
             was = self._at(self._lower, change.path)
-            candidates = added.get(_size(was), []) if was is not None else []
-            if not candidates or was is None or not stat.S_ISREG(was.st_mode):
-                continue
-            before = self._hash_at(self._lower, change.path)
-            for candidate in candidates:
-                if candidate not in renamed and self._hash_at(self._upper, candidate.path) == before:
-                    renamed[candidate] = replace(candidate, kind="renamed", source=change.path)
-                    gone.add(change)
-                    break
-        return [renamed.get(change, change) for change in found if change not in gone]
+            if was is not None and stat.S_ISREG(was.st_mode) and _size(was) in sizes:
+                content = self._hash_at(self._lower, change.path)
+                if content is not None:
+                    gone.setdefault((_size(was), content), []).append(change)
+        moved: set[Change] = set()
+        renamed: dict[Change, Change] = {}
+        left = {size for size, _ in gone}
+        for change in found:
+            if change.kind == "added" and change.size in left:
+                content = self._hash_at(self._upper, change.path)
+                sources = gone.get((change.size, content), []) if content is not None else []
+                if sources:
+                    source = sources.pop(0)
+                    moved.add(source)
+                    renamed[change] = replace(change, kind="renamed", source=source.path)
+        return [renamed.get(change, change) for change in found if change not in moved]
 
     def _at(self, root: int, path: str) -> os.stat_result | None:
         with self._parent(root, path) as folder:
@@ -209,7 +218,7 @@ class Upper:
         with self._parent(root, path) as folder:
             try:
                 return None if folder is None else self._hash(os.path.basename(path), folder)
-            except OSError:  # gone, or something else by now
+            except FileNotFoundError:  # gone by now
                 return None
 
     @contextlib.contextmanager
@@ -237,7 +246,7 @@ class Upper:
         """A unified diff of one file, before and now; of others than text whether they differ."""
         before = None if self._lower is None else self._content(self._lower, path)
         now = self._content(self._upper, path)
-        if now is None:
+        if now is None and not self._is_gone(path):
             if (found := self._at(self._upper, path)) is None:  # not in the upper folder: as it was, or never there
                 if before is None:
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
@@ -250,9 +259,26 @@ class Upper:
             old, new = ((part or b"").decode() for part in (before, now))
         except UnicodeDecodeError:
             return f"Binary files {path} differ\n"
+        if old.count("\n") * new.count("\n") > _MOST_PAIRS:  # difflib takes as long as there are pairs of lines
+            return f"Files {path} differ\n"
         names = ("/dev/null" if before is None else f"a{path}", "/dev/null" if now is None else f"b{path}")
         lines = difflib.unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True), *names)
         return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+
+    def _is_gone(self, path: str) -> bool:
+        """Whether a folder on the way to a path has been removed or replaced, and with it what was there."""
+        parts = path.strip("/").split("/")
+        for count in range(1, len(parts)):
+            above = "/" + "/".join(parts[:count])
+            found = self._at(self._upper, above)
+            if found is None:
+                return False  # as it was, with all that is in it
+            if not stat.S_ISDIR(found.st_mode):
+                return True
+            with self._parent(self._upper, f"{above}/x") as folder:
+                if folder is not None and _is_opaque(folder):
+                    return True
+        return False
 
     def _content(self, root: int, path: str) -> bytes | None:
         with self._parent(root, path) as folder:
@@ -270,30 +296,44 @@ class Upper:
         with new_layer(file) as archive:
             self.add_to_layer(archive)
 
-    def add_to_layer(self, archive: tarfile.TarFile) -> None:
-        """Write all of it to a layer, among others."""
+    def add_to_layer(self, archive: tarfile.TarFile, *, own: bool = False) -> None:
+        """Write all of it to a layer, among others; `own`: to a savepoint, where no name has a meaning."""
         for entry in self.entries():
-            if entry.is_deleted:
-                if entry.before is not None:
-                    folder, name = os.path.split(entry.path)
-                    archive.addfile(_member(os.path.join(folder, f".wh.{name}"), entry.now, tarfile.REGTYPE))
-            elif stat.S_ISDIR(entry.now.st_mode):
-                archive.addfile(_member(entry.path, entry.now, tarfile.DIRTYPE))
-                if entry.opaque and entry.before is not None:
-                    opaque = os.path.join(entry.path, ".wh..wh..opq")
-                    archive.addfile(_member(opaque, entry.now, tarfile.REGTYPE))
-            elif stat.S_ISLNK(entry.now.st_mode):
+            if not own and entry.name.startswith(".wh."):
+                raise OSError(errno.EINVAL, "A name that means something else in a layer of an image", entry.path)
+            kind = stat.S_IFMT(entry.now.st_mode)
+            if kind == stat.S_IFDIR:
+                self._add_folder(archive, entry, own)
+            elif kind == stat.S_IFLNK:
                 link = _member(entry.path, entry.now, tarfile.SYMTYPE)
                 link.linkname = os.readlink(entry.name, dir_fd=entry.folder)
                 archive.addfile(link)
-            elif stat.S_ISREG(entry.now.st_mode) and (entry.before is None or self._differs(entry)):
-                self._add_file(archive, entry)
+            elif kind == stat.S_IFREG:
+                if entry.before is None or self._differs(entry):
+                    self._add_file(archive, entry)
+            elif entry.before is not None:  # deleted, or replaced by what is not carried
+                folder, name = os.path.split(entry.path)
+                if own:
+                    archive.addfile(_member(entry.path, entry.now, tarfile.CHRTYPE))
+                else:
+                    archive.addfile(_member(os.path.join(folder, f".wh.{name}"), entry.now, tarfile.REGTYPE))
+
+    def _add_folder(self, archive: tarfile.TarFile, entry: Entry, own: bool) -> None:
+        member = _member(entry.path, entry.now, tarfile.DIRTYPE)
+        opaque = entry.opaque and entry.before is not None
+        if opaque and own:
+            member.pax_headers = {OPAQUE: "y"}
+        archive.addfile(member)
+        if opaque and not own:
+            archive.addfile(_member(os.path.join(entry.path, ".wh..wh..opq"), entry.now, tarfile.REGTYPE))
 
     def apply(self, into: int) -> None:
         """Do to a folder what was done in the box: write what is new, remove what was deleted; nothing is followed."""
         folders = {"/": os.dup(into)}
         try:
             for entry in self.entries():
+                for path in [path for path in folders if path != "/" and not entry.path.startswith(f"{path}/")]:
+                    os.close(folders.pop(path))  # entries come folder by folder
                 above = self._folder_of(entry.path, folders)
                 is_folder = stat.S_ISDIR(entry.now.st_mode)
                 there = walking.look(entry.name, above)

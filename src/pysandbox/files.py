@@ -112,7 +112,11 @@ class BoxFiles:
             path = units.path(destination, "destination")
             if path.endswith(".tar"):
                 with open(path, "wb") as file:
-                    upper.write_layer(file)
+                    try:
+                        upper.write_layer(file)
+                    except BaseException:
+                        os.unlink(path)  # nothing half
+                        raise
                 return
             into = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -214,7 +218,7 @@ class BoxFiles:
             into = os.open(outside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 copied: list[str] = []
-                _copy_matching(folder, words, "", into, budget, copied, 0)
+                _copy_matching(folder, words, "", into, budget, copied, 0, whole=start == "/")
             finally:
                 os.close(into)
         finally:
@@ -225,18 +229,29 @@ class BoxFiles:
 
 
 def _copy_matching(
-    folder: int, words: list[str], prefix: str, into: int, budget: Budget, copied: list[str], depth: int
+    folder: int,
+    words: list[str],
+    prefix: str,
+    into: int,
+    budget: Budget,
+    copied: list[str],
+    depth: int,
+    *,
+    whole: bool = False,
 ) -> None:
-    """Copy what matches the words in a folder of the box; `prefix` is where we are, below the destination too."""
+    """Copy what matches the words in a folder of the box; `prefix` is where we are, below the destination too.
+
+    `whole`: the folder is the root of the box, of which some folders hold no files that anybody made.
+    """
     if depth > walking.DEEPEST:
         raise OSError(errno.ELOOP, "Folders too deep", prefix)
     word, rest = words[0], words[1:]
     if word == "**" and rest:  # for no folder; and for any, below
-        _copy_matching(folder, rest, prefix, into, budget, copied, depth)
+        _copy_matching(folder, rest, prefix, into, budget, copied, depth, whole=whole)
     for name in walking.names(folder, budget, prefix):
         shown = os.path.join(prefix, name)
         found = walking.look(name, folder)
-        if found is None:
+        if found is None or (not prefix and whole and name in _NOT_FILES):
             continue
         if stat.S_ISDIR(found.st_mode):
             further = words if word == "**" else (rest or ["**"]) if fnmatch.fnmatchcase(name, word) else []

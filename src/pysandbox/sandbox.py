@@ -199,7 +199,8 @@ class Sandbox(BoxFiles):
         try:
             root = self._open_folder("/")
             try:
-                savepoint.restore(root, self._entered().payload_ids)
+                box = self._entered()
+                savepoint.restore(root, box.payload_ids, box.blueprint.private.covered)
             finally:
                 os.close(root)
         except BaseException:

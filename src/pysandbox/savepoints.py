@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from . import trees
 from .changes import Upper, new_layer
+from .walking import DEEPEST
 
 
 class Savepoint:
@@ -19,7 +20,7 @@ class Savepoint:
         try:
             with new_layer(self._file) as archive:
                 for part in parts:
-                    part.add_to_layer(archive)
+                    part.add_to_layer(archive, own=True)
             self._file.flush()
         except BaseException:
             self._file.close()
@@ -29,13 +30,14 @@ class Savepoint:
         """Whether it was made of this box."""
         return self._owner is owner and not self._file.closed
 
-    def restore(self, root: int, ids: tuple[int, int]) -> None:
-        """Write the files below a folder, as those of these ids."""
-        from .images.unpack import Bounds, Unpacker  # only for those who go back
+    def restore(self, root: int, ids: tuple[int, int], covered: frozenset[str]) -> None:
+        """Write the files below a folder, as those of these ids, and nothing to what else is mounted there."""
+        from .images.readers import telling  # only for those who go back
+        from .images.unpack import Bounds, Unpacker
 
         self._file.seek(0)
-        with trees.acting_as(ids):
-            unpacker = Unpacker(root, Bounds())
+        with trees.acting_as(ids), telling("the savepoint"):
+            unpacker = Unpacker(root, Bounds(depth=2 * DEEPEST, name=1 << 20), covered=covered)
             try:
                 unpacker.layer(self._file)
                 unpacker.finish()

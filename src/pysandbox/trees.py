@@ -85,8 +85,10 @@ def acting_as(ids: tuple[int, int]) -> Iterator[None]:
         if not _acting.threads:
             _acting.dumpable = lib.pb_dumpable(-1)
         _acting.threads += 1
-        lib.pb_set_file_ids(*ids)
+        error = lib.pb_set_file_ids(*ids)
     try:
+        if error:
+            raise SetupError(-error, layer="ChrootJail", step="setfsuid", arguments={"uid": ids[0], "gid": ids[1]})
         yield
     finally:
         with _acting.lock:

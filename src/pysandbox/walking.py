@@ -40,10 +40,30 @@ class Budget:
             raise OSError(errno.EFBIG, "More bytes than max_size allows", path)
 
 
+def _opened(name: str, flags: int, above: int) -> int:
+    """Open what may be closed to its own owner, which we are where we are an ordinary user."""
+    try:
+        return os.open(name, flags, dir_fd=above)
+    except PermissionError:
+        there = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+        try:
+            mode = os.fstat(there).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise
+            path = f"/proc/self/fd/{there}"  # by way of which nothing else can be meant
+            os.chmod(path, stat.S_IMODE(mode) | (0o700 if stat.S_ISDIR(mode) else 0o400))
+            try:
+                return os.open(path, flags & ~os.O_NOFOLLOW)
+            finally:
+                os.chmod(path, stat.S_IMODE(mode))
+        finally:
+            os.close(there)
+
+
 @contextlib.contextmanager
 def opened_folder(name: str, above: int) -> Iterator[int]:
     """A folder, by its name in another."""
-    fd = os.open(name, _FOLDER, dir_fd=above)
+    fd = _opened(name, _FOLDER, above)
     try:
         yield fd
     finally:
@@ -55,7 +75,7 @@ def open_file(name: str, above: int, shown: str) -> int:
     # Looked at first, as opening may have an effect on what is no file: it lets a FIFO's writer go on.
     if not stat.S_ISREG(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
         raise OSError(errno.ENXIO, "Not a regular file", shown)
-    fd = os.open(name, _FILE, dir_fd=above)
+    fd = _opened(name, _FILE, above)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.ENXIO, "Not a regular file", shown)
@@ -97,6 +117,8 @@ def remove_tree(name: str, folder: int) -> None:
         _open_up(name, folder)
         inner = os.open(name, _FOLDER, dir_fd=folder)
     try:
+        if os.fstat(inner).st_dev != os.fstat(folder).st_dev:  # something is mounted there
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), name)
         os.fchmod(inner, 0o700)
         for entry in os.listdir(inner):
             try:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import os
+import resource
 import sys
 import tarfile
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -92,7 +94,7 @@ def test_without_an_overlay_the_same_is_refused(busybox: Path) -> None:
 
 def test_the_files_of_the_root_are_the_payloads_inside_and_the_callers_outside(busybox: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
-    kept.mkdir()
+    kept.mkdir(0o700)
     with Sandbox(ChrootJail(busybox, overlay=True, upper=kept)) as box:
         assert sh(box, "echo x > /new; stat -c '%u %g' /etc/hello /new /") == "1000 1000\n" * 3
     for path in (busybox / "etc" / "hello", kept / "upper" / "new"):
@@ -122,7 +124,7 @@ def test_where_folders_cannot_be_removed_it_is_said(busybox: Path, monkeypatch: 
 
 def test_what_is_kept_is_there_for_the_next_box(busybox: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
-    kept.mkdir()
+    kept.mkdir(0o700)
     jail = ChrootJail(busybox, overlay=True, upper=kept)
     for expected in ("", "1\n", "1\n1\n"):
         with Sandbox(jail) as box:
@@ -147,7 +149,7 @@ def test_what_is_kept_is_one_boxs_at_a_time(busybox: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["upper", "work"])
 def test_a_link_in_the_place_of_what_is_kept_is_not_followed(busybox: Path, tmp_path: Path, name: str) -> None:
     kept, canary = tmp_path / "kept", tmp_path / "canary"
-    kept.mkdir()
+    kept.mkdir(0o700)
     canary.mkdir()
     (kept / name).symlink_to(canary)
     with pytest.raises(SetupError), Sandbox(ChrootJail(busybox, overlay=True, upper=kept)) as box:
@@ -410,6 +412,68 @@ def test_what_the_payload_leaves_cannot_lead_the_reader_astray(busybox: Path, tm
         with pytest.raises(OSError, match="max_files"):
             box.changes(max_files=3)
         box.commit(io.BytesIO())
+
+
+@pytest.mark.usefixtures("removes_folders")
+def test_what_was_in_folders_that_are_gone_is_told(busybox: Path) -> None:
+    for name in ("d", "e", "g"):
+        (busybox / name).mkdir()
+        (busybox / name / "x").write_text("x\n")
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        sh(box, "cd /; rm -r d e g; mkdir e; ln -s etc g; chmod 700 opt")
+        assert named(box.changes()) == {
+            *(("deleted", "/d"), ("deleted", "/d/x"), ("deleted", "/e/x"), ("modified", "/g"), ("deleted", "/g/x")),
+            ("modified", "/opt"),
+        }
+        for name in ("d", "e", "g"):
+            assert "-x" in box.diff(f"/{name}/x")
+
+
+def test_changes_take_no_longer_than_there_are_files(busybox: Path) -> None:
+    (busybox / "old").mkdir()
+    for number in range(200):
+        (busybox / "old" / f"{number}").write_text(f"{number % 10}")
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        sh(box, "cd /old; rm *; mkdir /new; i=0; while [ $i -lt 2000 ]; do echo > /new/$i; i=$((i + 1)); done")
+        begun = time.monotonic()
+        changes = box.changes()
+        assert time.monotonic() - begun < 60
+        assert {change.kind for change in changes} == {"added", "deleted"}
+        with pytest.raises(OSError, match="max_size"):
+            box.changes(max_size=10)
+
+
+def test_a_diff_of_anything_comes_to_its_end(busybox: Path) -> None:
+    (busybox / "old").write_text("".join(f"{number % 120}\n" for number in range(20_000)))
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        box.write_file("/old", "".join(f"{number % 119}\n" for number in range(20_000)))
+        assert box.diff("/old") == "Files /old differ\n"
+
+
+def test_many_folders_are_committed_with_few_descriptors(
+    busybox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    into = tmp_path / "into"
+    into.mkdir()
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        sh(box, "i=0; while [ $i -lt 150 ]; do mkdir -p /made/$i/x; i=$((i + 1)); done")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
+        try:
+            box.commit(into)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert len(list((into / "made").iterdir())) == 150
+
+
+def test_what_is_kept_must_be_closed_to_others(busybox: Path, tmp_path: Path) -> None:
+    """A payload may leave set-user-ID programs there."""
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    kept.chmod(0o755)
+    with pytest.raises(ConfigError, match="chmod 700"), Sandbox(ChrootJail(busybox, overlay=True, upper=kept)):
+        pass
+    assert os.listdir(kept) == []
 
 
 def test_without_an_overlay_there_are_no_changes_to_tell() -> None:

@@ -79,6 +79,28 @@ def test_a_file_that_is_no_program_brings_nothing(tmp_path: Path, content: bytes
     assert str(tmp_path / "odd") in [bind.target for bind in jail.binds]
 
 
+@pytest.mark.parametrize("target", ["a FIFO", "a folder", "a file that is no program"])
+def test_an_interpreter_that_is_no_program_is_not_shown(tmp_path: Path, target: str) -> None:
+    other = tmp_path / "other"
+    if target == "a FIFO":
+        os.mkfifo(other, 0o755)
+    elif target == "a folder":
+        other.mkdir()
+    else:
+        other.write_text("secret")
+    script = tmp_path / "script"
+    script.write_text(f"#!{other}\n")
+    script.chmod(0o755)
+    assert str(other) not in [bind.target for bind in ChrootJail.for_program(script).binds]
+
+
+def test_what_a_hidden_link_leads_to_is_hidden_too(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    jail = ChrootJail.host_readonly(hide=[str(tmp_path / "link")])
+    assert os.path.realpath(tmp_path / "real") in jail.hide
+
+
 # --- Python ---------------------------------------------------------------------------------------------------------
 
 USUAL = """

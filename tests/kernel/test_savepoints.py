@@ -129,6 +129,42 @@ def test_what_is_no_file_is_not_remembered() -> None:
         assert box.listdir() == ["file"]
 
 
+def test_names_that_mean_something_in_layers_are_files_like_others(busybox: Path, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    (shared / "kept").write_text("of the host")
+    jail = ChrootJail(busybox, overlay=True, binds=[Bind(shared, "/shared", writable=True)])
+    with Sandbox(jail) as box:
+        sh(box, "cd /; echo 1 > .wh..wh..opq; echo 2 > .wh.etc; echo 3 > /box/.wh.; echo 4 > /tmp/.wh..wh..opq")
+        point = box.savepoint()
+        with pytest.raises(OSError, match="means something else"):
+            box.commit(tmp_path / "layer.tar")
+        assert not (tmp_path / "layer.tar").exists()
+        box.rollback(point)
+        assert sh(box, "cd /; cat .wh..wh..opq .wh.etc box/.wh. tmp/.wh..wh..opq etc/hello") == "1\n2\n3\n4\nhello\n"
+    assert (shared / "kept").read_text() == "of the host"
+
+
+def test_legal_trees_of_any_kind_come_back(busybox: Path) -> None:
+    if not features.tmpfs_keeps_attributes():
+        pytest.skip("needs user attributes in tmpfs, which Linux 6.6 has")
+    (busybox / "closed").mkdir(0o555)
+    script = """
+    chmod 755 /closed; echo n > /closed/n; chmod 555 /closed; rm /etc/other; mkfifo /etc/other
+    mkdir /hidden; echo h > /hidden/h; chmod 0 /hidden
+    cd /tmp; i=0; while [ $i -lt 150 ]; do mkdir d; cd d; i=$((i + 1)); done; echo deep > f
+    """
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        sh(box, script)
+        found = {(change.kind, change.path) for change in box.changes()}
+        assert {("added", "/closed/n"), ("added", "/hidden/h"), ("modified", "/etc/other")} <= found
+        point = box.savepoint()
+        box.rollback(point)
+        assert sh(box, "cat /closed/n; ls /etc; chmod 700 /hidden; cat /hidden/h") == "n\nhello\nh\n"
+        assert "deep" in sh(box, "cd /tmp; while cd d 2>/dev/null; do :; done; cat f")
+
+
 def test_a_rollback_ends_what_is_running() -> None:
     with Sandbox() as box:
         box.write_file("file", "1")

@@ -159,6 +159,15 @@ def test_what_is_no_file_of_anybodys_is_not_copied(box: Sandbox, tmp_path: Path,
         box.copy_out(pattern, tmp_path)
 
 
+@pytest.mark.parametrize("pattern", ["/pro*/kmsg", "/**/hostname", "/*/sys/kernel/hostname", "/[p]roc/*", "/d*/null"])
+def test_no_pattern_matches_what_is_no_file_of_anybodys(box: Sandbox, tmp_path: Path, pattern: str) -> None:
+    try:
+        copied = box.copy_out(pattern, tmp_path / "into")
+    except OSError:
+        copied = []
+    assert [name for name in copied if name.split("/")[0] in ("proc", "dev", "sys")] == []
+
+
 LEFT: dict[str, tuple[str, int | None]] = {
     "a FIFO": ("mkfifo x", errno.ENXIO),
     "a socket": ("python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"x\")'", errno.ENXIO),

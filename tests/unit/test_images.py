@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -328,6 +329,109 @@ def test_a_million_entries_are_refused_by_default() -> None:
     assert Bounds().entries < 1_000_000
 
 
+def test_folders_that_were_left_out_count_as_entries(unpack: Callable[..., Path]) -> None:
+    members = [member("/".join([f"{number}", *"d" * 50, "f"])) for number in range(5)]
+    with pytest.raises(ConfigError, match="more than 100 entries"):
+        unpack(*members, bounds=Bounds(entries=100))
+
+
+def test_links_between_many_folders_land_where_they_belong(unpack: Callable[..., Path]) -> None:
+    """More folders than are kept open at once: none is taken for another that has its descriptor's number now."""
+    deep = "/".join(f"d{number}" for number in range(60))
+    members = [member(f"{deep}/f", b"deep"), folder("b")]
+    members += [hard_link(f"b/link{number}", f"{deep}/f") for number in range(3)]
+    members += [member(f"x{number}/y/z", b"") for number in range(40)]
+    root = unpack(*members, hard_link("last", f"{deep}/f"))
+    assert sorted(os.listdir(root / "b")) == ["link0", "link1", "link2"]
+    assert (root / "last").read_bytes() == b"deep"
+    assert os.listdir(root / deep) == ["f"]
+
+
+def headers(kind: str) -> bytes:
+    """Archives whose headers are what is hostile."""
+    file = io.BytesIO()
+    if kind == "a long sparse map":
+        content = b"100000\n" + b"0\n1\n" * 100_000
+        pax = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "x", "GNU.sparse.realsize": "1"}
+        return tar([member("x", content.ljust(-len(content) % 512 + len(content), b"\0"), pax_headers=pax)])
+    if kind == "an old sparse file":
+        info = member("x", kind=tarfile.GNUTYPE_SPARSE)[0]
+        return info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+    if kind == "headers of headers":
+        return tar([member("x" * 90, kind=b"x", size=0)] * 3000)
+    if kind == "long names of long names":
+        return tar([member("x", b"y" * 400, kind=tarfile.GNUTYPE_LONGNAME)] * 4000)
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for number in range(20):
+            archive.addfile(
+                member("g", f"200000 k{number}=".encode().ljust(199_999, b"v") + b"\n", kind=b"g")[0],
+                io.BytesIO(f"200000 k{number}=".encode().ljust(199_999, b"v") + b"\n"),
+            )
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["a long sparse map", "an old sparse file", "headers of headers", "long names of long names", "global headers"],
+)
+def test_headers_that_are_the_bomb_are_refused(unpack: Callable[..., Path], kind: str) -> None:
+    with pytest.raises(ConfigError):
+        unpack(data=headers(kind))
+    assert left_in_cache() == []
+
+
+def test_xz_that_wants_gigabytes_to_decompress_is_refused(unpack: Callable[..., Path]) -> None:
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}]
+    data = lzma.compress(tar([member("a", b"x" * 1000)]), filters=filters)
+    with pytest.raises(ConfigError, match=r"[Mm]emory"):
+        unpack(data=data)
+
+
+def test_xz_may_have_several_streams_and_zeros_between(unpack: Callable[..., Path]) -> None:
+    whole = tar([member("a", b"x" * 3_000_000)])
+    data = lzma.compress(whole[:2000]) + bytes(8) + lzma.compress(whole[2000:]) + bytes(4)
+    assert tree(unpack(data=data)) == {"a": b"x" * 3_000_000}
+    with pytest.raises(ConfigError):
+        unpack(data=lzma.compress(os.urandom(100_000))[:50_000])
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "blobs/../../outside", "./manifest.json"])
+def test_a_folder_of_docker_save_does_not_name_what_is_outside(tmp_path: Path, name: str) -> None:
+    (tmp_path / "outside").write_bytes(tar([member("stolen", b"x")]))
+    layout = tmp_path / "image"
+    layout.mkdir()
+    config = {"rootfs": {"diff_ids": [digest((tmp_path / "outside").read_bytes())]}}
+    (layout / "config.json").write_text(json.dumps(config))
+    (layout / "manifest.json").write_text(json.dumps([{"Config": "config.json", "Layers": [name]}]))
+    with pytest.raises(ConfigError, match="leads out of it"):
+        images.load(str(layout))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"User": "²"},
+        {"User": "9" * 5000},
+        {"User": "0:²"},
+        {"Env": ["A=\ud800"]},
+        {"WorkingDir": "\udfff"},
+        {"Entrypoint": 5},
+    ],
+)
+def test_a_configuration_that_no_program_could_have_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
+    path = Layout([tar([member("a", b"1")])], config).write(tmp_path / "image")
+    with pytest.raises(ConfigError):
+        images.ids_of(images.load(str(path)))
+
+
+def test_tags_that_are_no_list_name_nothing(tmp_path: Path) -> None:
+    data = docker_save([tar([member("a", b"1")])])
+    (tmp_path / "image").write_bytes(data.replace(b'["a:latest"]', b"5           "))
+    with pytest.raises(ConfigError):
+        images.load(f"{tmp_path / 'image'}:a:latest")
+    assert images.load(str(tmp_path / "image")).size == 1
+
+
 def test_a_header_that_says_it_is_huge_is_not_read_into_memory(unpack: Callable[..., Path]) -> None:
     header = bytearray(tar([member("x", b"")])[:512])
     header[156:157] = tarfile.XHDTYPE
@@ -449,7 +553,7 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, data: bytes) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_damage_does_more_than_to_be_refused(tmp_path: Path, data: st.DataObject) -> None:
     whole = bytearray(Layout([tar(BASE), tar(TOP)], compress=False).tar())
     for _ in range(data.draw(st.integers(1, 4))):
@@ -520,6 +624,47 @@ def test_another_image_in_the_same_layout_is_seen(tmp_path: Path) -> None:
     assert tree(Path(images.load(str(path)).root)) == {"a": b"1"}
     Layout([tar([member("b", b"2")])]).write(path)
     assert tree(Path(images.load(str(path)).root)) == {"b": b"2"}
+
+
+def test_a_name_is_one_images_at_a_time(tmp_path: Path) -> None:
+    loaded = []
+    for content in (b"1", b"2"):
+        (tmp_path / "root.tar").write_bytes(tar([member("a", content)]))
+        loaded.append(images.load(str(tmp_path / "root.tar"), name="mine"))
+    assert images.named("mine").digest == loaded[1].digest
+    assert [image.names for image in images.list_images()] == [("mine",), ()]
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"config": 5}'])
+def test_an_image_of_which_nothing_is_known_is_unpacked_again(tmp_path: Path, content: str) -> None:
+    (tmp_path / "root.tar").write_bytes(tar([member("a", b"1")]))
+    image = images.load(str(tmp_path / "root.tar"))
+    Path(image.path, "image.json").write_text(content)
+    assert images.list_images() == []
+    assert images.load(str(tmp_path / "root.tar")).digest == image.digest
+    images.sweep()
+    assert len(left_in_cache()) == 1
+
+
+def test_unpacking_and_sweeping_at_once_disturb_nobody(tmp_path: Path) -> None:
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for round_ in range(20):
+                path = tmp_path / f"{number}-{round_}.tar"
+                path.write_bytes(tar([member("a", f"{number} {round_}".encode())]))
+                images.load(str(path))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(images.list_images()) == 80
 
 
 def test_a_changed_archive_is_unpacked_anew(unpack: Callable[..., Path]) -> None:

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import IO
+from typing import IO, Any
 
 from ..errors import ConfigError
 from ..walking import remove_tree
@@ -80,9 +80,27 @@ def load(source: str, progress: Progress | None = None, *, bounds: Bounds | None
             key, found = _look_into(path, wanted, stack, progress)
             image = _read(key) or _unpack(key, found, progress, bounds or Bounds())
             _keys[identity] = key
-    if name and name not in image.names:
-        image = _write_about(image.path, image, (*image.names, name))
-    return image
+    return _take_name(image, name) if name and name not in image.names else image
+
+
+def _take_name(image: Image, name: str) -> Image:
+    """Give an image a name, which no other has any more then."""
+    with _locked(fcntl.LOCK_EX):
+        for other in list_images():
+            if name in other.names:
+                _write_about(other.path, other, tuple(kept for kept in other.names if kept != name))
+        return _write_about(image.path, image, (*image.names, name))
+
+
+@contextlib.contextmanager
+def _locked(how: int) -> Iterator[None]:
+    """The cache's folder, locked against others that change what is in it (flock(2))."""
+    fd = os.open(folder(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, how)
+        yield
+    finally:
+        os.close(fd)
 
 
 def named(name: str) -> Image:
@@ -123,6 +141,11 @@ def sweep() -> int:
     """Remove what processes that died while they unpacked have left; returns how many of them."""
     base = folder()
     removed = 0
+    with _locked(fcntl.LOCK_EX):  # nobody has made a folder and not locked it yet
+        return _sweep(base, removed)
+
+
+def _sweep(base: str, removed: int) -> int:
     for entry in os.listdir(base):
         if not entry.startswith(_UNFINISHED):
             continue
@@ -212,10 +235,11 @@ def _unpack(key: str, found: Contents, progress: Progress | None, bounds: Bounds
     sweep()
     name = f"{_UNFINISHED}{secrets.token_hex(8)}"
     path = os.path.join(base, name)
-    os.mkdir(path, 0o700)
-    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with _locked(fcntl.LOCK_SH):
+        os.mkdir(path, 0o700)
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
         os.mkdir(os.path.join(path, "rootfs"), 0o755)
         root = os.open(os.path.join(path, "rootfs"), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -226,10 +250,12 @@ def _unpack(key: str, found: Contents, progress: Progress | None, bounds: Bounds
         _write_about(path, image, ())
         try:
             os.rename(path, image.path)
-        except OSError:  # somebody else was first
-            if (theirs := _read(key)) is None:
-                raise
-            return theirs
+        except OSError:  # somebody else was first, or left it without a word about it (a power failure)
+            if (theirs := _read(key)) is not None:
+                return theirs
+            aside = f"{_UNFINISHED}{secrets.token_hex(8)}"
+            os.rename(image.path, os.path.join(base, aside))
+            os.rename(path, image.path)
         return image
     finally:
         os.close(lock)
@@ -275,6 +301,8 @@ def _write_about(path: str, image: Image, names: tuple[str, ...]) -> Image:
     temporary = os.path.join(path, f".image-{secrets.token_hex(8)}")
     with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
         json.dump(about, file)
+        file.flush()
+        os.fsync(file.fileno())
     os.rename(temporary, os.path.join(path, "image.json"))
     return Image(image.digest, image.path, image.config, names, image.size, image.imported)
 
@@ -284,8 +312,12 @@ def _read(key: str) -> Image | None:
     try:
         with open(os.path.join(path, "image.json"), encoding="utf-8", errors="surrogateescape") as file:
             about = json.load(file)
-    except (FileNotFoundError, ValueError):
+        return _image_from(key, path, about)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
+
+
+def _image_from(key: str, path: str, about: Any) -> Image:
     config = about["config"]
     config = Config(
         env=tuple((name, value) for name, value in config["env"]),

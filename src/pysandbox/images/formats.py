@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
 from ..errors import ConfigError
-from .readers import CHUNK, Refused, again, decompressed
+from .readers import CHUNK, Member, Refused, again, decompressed
 
 _LARGEST_JSON = 4 << 20
 _MOST_MEMBERS = 100_000  # of an archive that holds an image: three a layer, and a few
@@ -100,13 +100,17 @@ class FolderStore:
             os.close(fd)
 
     def _descriptor(self, name: str) -> int:
+        *above, last = name.split("/")
+        if not {"", ".", ".."}.isdisjoint(name.split("/")):
+            raise Refused(f"{name[:200]!r} leads out of it")
         folder = os.open(self._path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            *above, last = name.split("/")
             for part in above:
                 inner = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
                 os.close(folder)
                 folder = inner
+            if not stat.S_ISREG(os.stat(last, dir_fd=folder, follow_symlinks=False).st_mode):
+                raise Refused(f"{name[:200]!r} is no regular file")
             fd = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         except OSError as error:
             raise Refused(f"no {name!r} in it: {error.strerror}") from None
@@ -124,8 +128,11 @@ class ArchiveStore:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._members: dict[str, tarfile.TarInfo] = {}
-        with tarfile.open(fileobj=_Careful(file), mode="r:") as archive:
+        careful = _Careful(file)
+        with tarfile.open(fileobj=careful, mode="r:", tarinfo=Member) as archive:
             while (member := archive.next()) is not None:
+                careful.headers = 0
+                archive.pax_headers.clear()  # type: ignore[attr-defined]  # of all members to come: none that matters
                 archive.members.clear()  # type: ignore[attr-defined]
                 name = os.path.normpath(member.name)
                 if name in self._members and not member.isdir():
@@ -164,11 +171,13 @@ class _Careful(io.RawIOBase):
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__()
         self._file = file
+        self.headers = 0  #: bytes of headers since the last member
 
     def read(self, size: int | None = -1) -> bytes:
         """As `io.RawIOBase.read`, but no more than a header may have."""
-        if size is None or not 0 <= size <= CHUNK:
-            raise Refused(f"a header of {size} bytes, where {CHUNK} are the most")
+        if size is None or size < 0 or self.headers + size > CHUNK:
+            raise Refused(f"a header of {size} bytes more, where {CHUNK} are the most")
+        self.headers += size
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -273,11 +282,9 @@ def _named(entry: Mapping[str, Any]) -> str:
 def _docker(store: Store, name: str | None) -> Contents:
     with store.open("manifest.json") as file:
         images = _json(file, None, list)
-    chosen = [
-        image for image in images if isinstance(image, dict) and (name is None or name in (image.get("RepoTags") or []))
-    ]
+    chosen = [image for image in images if isinstance(image, dict) and (name is None or name in _tags(image))]
     if len(chosen) != 1:
-        tags = [str(tag)[:100] for image in images if isinstance(image, dict) for tag in image.get("RepoTags") or []]
+        tags = [str(tag)[:100] for image in images if isinstance(image, dict) for tag in _tags(image)]
         raise Refused(f"{len(chosen)} images of {name!r} in it, but {tags}; say which as 'path:name'")
     layers: list[tuple[str, str | None]] = [
         (path, None) for path in _list(chosen[0], "Layers") if isinstance(path, str)
@@ -287,6 +294,11 @@ def _docker(store: Store, name: str | None) -> Contents:
         raise Refused("manifest.json names no configuration")
     with store.open(config) as file:
         return _contents(store, file, layers)
+
+
+def _tags(image: Mapping[str, Any]) -> list[Any]:
+    tags = image.get("RepoTags")
+    return tags if isinstance(tags, list) else []
 
 
 def _contents(store: Store, config_file: IO[bytes], layers: list[tuple[str, str | None]]) -> Contents:
@@ -315,18 +327,23 @@ def _config(given: Any) -> Config:
         given = {}
     if not isinstance(given, dict):
         raise Refused("the configuration's 'config' is no object")
-    env = tuple(tuple(word.split("=", 1)) for word in _words(given, "Env") if "=" in word.lstrip("="))
+    env = tuple(tuple(word.split("=", 1)) for word in _words(given, "Env") if word.find("=") > 0)
     workdir, user = given.get("WorkingDir") or "", given.get("User") or ""
-    if not isinstance(workdir, str) or not isinstance(user, str) or "\0" in workdir + user:
+    if not _is_word(workdir) or not _is_word(user):
         raise Refused("WorkingDir and User must be strings")
     return Config(env, workdir, user, _words(given, "Entrypoint"), _words(given, "Cmd"))  # type: ignore[arg-type]
 
 
 def _words(given: Mapping[str, Any], key: str) -> tuple[str, ...]:
     words = given.get(key) or []
-    if not isinstance(words, list) or not all(isinstance(word, str) and "\0" not in word for word in words):
+    if not isinstance(words, list) or not all(map(_is_word, words)):
         raise Refused(f"{key} must be a list of strings")
     return tuple(words)
+
+
+def _is_word(word: object) -> bool:
+    """Whether it is text that a program can be given."""
+    return isinstance(word, str) and "\0" not in word and not any("\ud800" <= letter <= "\udfff" for letter in word)
 
 
 def _list(given: Any, key: str) -> list[Any]:

@@ -16,21 +16,34 @@ import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from ..errors import ConfigError, SandboxError, SetupError, UnsupportedError
 
 CHUNK = 1 << 20
-#: what `tarfile` may read in one piece: a header of an archive says how long it is, and would be read into memory
+#: what `tarfile` may read of headers for one member: they say how long they are, and are read into memory
 _LONGEST_HEADER = 1 << 20
+_XZ_MEMORY = 256 << 20  # xz(1) -9 wants 65 MiB
 _MAGIC = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"))
 
 #: what an archive that is damaged or made up can make the readers raise
-_DAMAGED = (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error, ValueError, OverflowError)
+_DAMAGED = (
+    *(tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error, ValueError, OverflowError),
+    *(RecursionError, MemoryError),  # headers of headers of headers
+)
 
 
 class Refused(Exception):
     """What an archive asks for and does not get, by name; its reader says of which archive."""
+
+
+class Member(tarfile.TarInfo):
+    """A member that is not sparse: the map of one that is would be read into memory, however long it is."""
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise Refused(f"{self.name[:200]!r} is sparse")
+
+    _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse
 
 
 class Hashed(io.RawIOBase):
@@ -71,6 +84,7 @@ class Forward(io.RawIOBase):
         self._raw = raw
         self._at = 0
         self._most = most
+        self._headers = 0  # bytes of headers since the last member
         self.at_end = False  #: whether what was read last was a block of zeros, as an archive ends, or nothing at all
         self._missing = 0  #: of the last member's padding, which some (umoci) leave out
 
@@ -87,9 +101,10 @@ class Forward(io.RawIOBase):
         return self._at
 
     def read(self, size: int | None = -1) -> bytes:
-        """Exactly `size` bytes, or what is left."""
-        if size is None or not 0 <= size <= _LONGEST_HEADER:
-            raise Refused(f"a header of {size} bytes, where {_LONGEST_HEADER} are the most")
+        """Exactly `size` bytes of headers, or what is left."""
+        if size is None or size < 0 or self._headers + size > _LONGEST_HEADER:
+            raise Refused(f"a header of {size} bytes more, where {_LONGEST_HEADER} are the most")
+        self._headers += size
         if self._missing:
             data, self._missing = bytes(min(size, self._missing)), 0
         else:
@@ -97,6 +112,16 @@ class Forward(io.RawIOBase):
         self._advance(len(data))
         self.at_end = size == tarfile.BLOCKSIZE and data in (b"", bytes(tarfile.BLOCKSIZE))
         return data
+
+    def read_data(self, size: int) -> bytes:
+        """Bytes of a member, at most so many."""
+        data: bytes = self._raw.read(size)
+        self._advance(len(data))
+        return data
+
+    def next_member(self) -> None:
+        """Count headers anew."""
+        self._headers = 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """As `io.IOBase.seek`, forward only."""
@@ -124,6 +149,39 @@ def again(file: IO[bytes]) -> IO[bytes]:
     return open(os.dup(file.fileno()), "rb", buffering=0)
 
 
+class _Xz(io.RawIOBase):
+    """xz, in bounded memory: how much is needed is what the archive says, up to 4 GiB."""
+
+    def __init__(self, below: IO[bytes]) -> None:
+        super().__init__()
+        self._below = below
+        self._decompressor: lzma.LZMADecompressor | None = None
+
+    def readable(self) -> bool:
+        """As `io.IOBase.readable`."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """As `io.RawIOBase.readinto`."""
+        while True:
+            if self._decompressor is None or self._decompressor.eof:
+                given = self._decompressor.unused_data if self._decompressor is not None else b""
+                while not given.strip(b"\0"):  # streams may be followed by zeros, and by others
+                    given = self._below.read(CHUNK >> 4)
+                    if not given:
+                        return 0
+                self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+                piece = self._decompressor.decompress(given.lstrip(b"\0"), len(buffer))
+            else:
+                given = self._below.read(CHUNK >> 4) if self._decompressor.needs_input else b""
+                if not given and self._decompressor.needs_input:
+                    raise EOFError("it is cut off")
+                piece = self._decompressor.decompress(given, len(buffer))
+            if piece:
+                buffer[: len(piece)] = piece
+                return len(piece)
+
+
 class _Decompressed(io.BufferedReader):
     """A decompressor's output; closing it closes what it reads from, which no decompressor does."""
 
@@ -148,7 +206,7 @@ def decompressed(raw: Any) -> IO[bytes]:
         if kind == "bzip2":
             return _Decompressed(bz2.BZ2File(stream), stream)
         if kind == "xz":
-            return _Decompressed(lzma.LZMAFile(stream), stream)
+            return _Decompressed(_Xz(stream), stream)
         if kind == "zstd":
             return _Decompressed(_zstd(stream), stream)
     except BaseException:

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..walking import remove_tree
-from .readers import CHUNK, Forward, Refused
+from .readers import CHUNK, Forward, Member, Refused
 
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
+OPAQUE = "PYSANDBOX.opaque"  # as changes.py writes it
 _KEPT_FOLDERS = 32  # descriptors of folders that were used last
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -40,9 +41,11 @@ class Bounds:
 class Unpacker:
     """Puts the layers of an image one over the other below a folder, which is open as `root`."""
 
-    def __init__(self, root: int, bounds: Bounds) -> None:
+    def __init__(self, root: int, bounds: Bounds, *, covered: frozenset[str] | None = None) -> None:
+        """`covered`: what is written are savepoints of ours, into a box where these paths are something else's."""
         self._root = root
         self._bounds = bounds
+        self._covered = None if covered is None else {tuple(path.strip("/").split("/")) for path in covered}
         self._entries = 0
         self.size = 0  #: bytes of the files so far
         self._folders: OrderedDict[tuple[str, ...], int] = OrderedDict()
@@ -68,11 +71,13 @@ class Unpacker:
         """Unpack a tar archive, which is not compressed any more, over what is there."""
         self._made, self._above = {}, set()
         room = self._bounds.size + 2048 * self._bounds.entries
-        with tarfile.open(fileobj=Forward(stream, room), mode="r:", errorlevel=2) as archive:
+        with tarfile.open(fileobj=Forward(stream, room), mode="r:", errorlevel=2, tarinfo=Member) as archive:
             data = archive.fileobj
             assert isinstance(data, Forward)
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # or it keeps them all
+                archive.pax_headers.clear()  # type: ignore[attr-defined]  # of all members to come: none that matters
+                data.next_member()
                 self._member(member, data)
             if not data.at_end:  # tarfile takes a header that is damaged for the end
                 raise EOFError("a member that is none")
@@ -80,12 +85,12 @@ class Unpacker:
     # --- one member -----------------------------------------------------------------------------------------
 
     def _member(self, member: tarfile.TarInfo, data: Forward) -> None:
-        self._entries += 1
-        if self._entries > self._bounds.entries:
-            raise Refused(f"more than {self._bounds.entries} entries")
+        self._count()
         parts = self._parts(member.name)
         name = parts[-1] if parts else ""
-        if name == _OPAQUE:
+        if self._covered is not None:
+            self._own_member(member, parts, data)
+        elif name == _OPAQUE:
             self._remember(member, parts)
             self._empty(parts[:-1])
         elif name.startswith(_WHITEOUT):
@@ -94,6 +99,23 @@ class Unpacker:
             self._folder(member, parts)
         elif not parts:
             raise Refused("a root that is no folder")
+        else:
+            self._other(member, parts, data)
+
+    def _count(self) -> None:
+        """Count a member, or a folder that was left out."""
+        self._entries += 1
+        if self._entries > self._bounds.entries:
+            raise Refused(f"more than {self._bounds.entries} entries")
+
+    def _own_member(self, member: tarfile.TarInfo, parts: tuple[str, ...], data: Forward) -> None:
+        """A member of a savepoint, in which no name means anything: what is gone is a device, as in an overlay."""
+        if member.ischr():
+            self._remove(parts, parts[-1])
+        elif member.isdir():
+            self._folder(member, parts)
+            if OPAQUE in member.pax_headers:
+                self._empty(parts)
         else:
             self._other(member, parts, data)
 
@@ -111,15 +133,15 @@ class Unpacker:
         if not (member.isreg() or member.islnk() or member.issym()):
             raise Refused(f"{shown} is of a kind that no file system has: {member.type!r}")
         self._remember(member, parts)
-        folder = self._parent(parts, shown)
         make = self._symlink if member.issym() else self._hard_link if member.islnk() else self._file
-        try:
-            make(member, folder, parts[-1], data)
-        except FileExistsError:
-            if parts in self._above:
-                raise Refused(f"{shown} is a folder, too") from None
-            self._replace(folder, parts)
-            make(member, folder, parts[-1], data)
+        with self._parent(parts, shown) as folder:
+            try:
+                make(member, folder, parts[-1], data)
+            except FileExistsError:
+                if parts in self._above:
+                    raise Refused(f"{shown} is a folder, too") from None
+                self._replace(folder, parts)
+                make(member, folder, parts[-1], data)
 
     def _remember(self, member: tarfile.TarInfo, parts: tuple[str, ...]) -> None:
         before = self._made.get(parts)
@@ -149,14 +171,20 @@ class Unpacker:
     def _folder(self, member: tarfile.TarInfo, parts: tuple[str, ...]) -> None:
         self._remember(member, parts)
         if parts:
-            folder = self._parent(parts, _shown(member.name))
-            try:
-                os.mkdir(parts[-1], 0o700, dir_fd=folder)
-            except FileExistsError:
-                if not stat.S_ISDIR(os.lstat(parts[-1], dir_fd=folder).st_mode):
-                    self._replace(folder, parts)
-                    os.mkdir(parts[-1], 0o700, dir_fd=folder)
+            with self._parent(parts, _shown(member.name)) as folder:
+                self._make_folder(folder, parts)
         self._times[parts] = (member.mode, _mtime(member))
+
+    def _make_folder(self, folder: int, parts: tuple[str, ...]) -> None:
+        try:
+            os.mkdir(parts[-1], 0o700, dir_fd=folder)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.lstat(parts[-1], dir_fd=folder).st_mode):
+                self._replace(folder, parts)
+                os.mkdir(parts[-1], 0o700, dir_fd=folder)
+            else:  # one that is closed to us is opened; what it is to have in the end comes with the end
+                with contextlib.suppress(PermissionError), self._opened(parts) as inner:
+                    os.fchmod(inner, 0o700)
 
     def _file(self, member: tarfile.TarInfo, folder: int, name: str, data: Forward) -> None:
         if member.size < 0:
@@ -168,7 +196,7 @@ class Unpacker:
                 raise Refused(f"more than {self._bounds.size} bytes, at {_shown(member.name)}")
             left = member.size
             while left:
-                piece = data.read(min(CHUNK, left))
+                piece = data.read_data(min(CHUNK, left))
                 if not piece:
                     raise EOFError(f"{_shown(member.name)} is cut off")
                 left -= len(piece)
@@ -205,17 +233,22 @@ class Unpacker:
 
     # --- folders --------------------------------------------------------------------------------------------
 
-    def _parent(self, parts: tuple[str, ...], shown: str) -> int:
+    @contextlib.contextmanager
+    def _parent(self, parts: tuple[str, ...], shown: str) -> Iterator[int]:
         """The folder that holds a member, made where the archive left it out."""
         try:
-            return self._open(parts[:-1], make=True)
+            folder = os.dup(self._open(parts[:-1], make=True))
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
                 raise Refused(f"{shown} lies inside what is no folder") from None
             raise
+        try:
+            yield folder
+        finally:
+            os.close(folder)
 
     def _open(self, parts: tuple[str, ...], *, make: bool = False) -> int:
-        """A folder, open as long as it is among those that were used last."""
+        """A folder, open as long as it is among those that were used last: until the next call, and no longer."""
         if not parts:
             return self._root
         folder = self._folders.get(parts)
@@ -228,6 +261,7 @@ class Unpacker:
         except FileNotFoundError:
             if not make:
                 raise
+            self._count()
             os.mkdir(parts[-1], 0o755, dir_fd=above)
             folder = os.open(parts[-1], _FOLDER, dir_fd=above)
         self._folders[parts] = folder
@@ -259,28 +293,38 @@ class Unpacker:
         if name in ("", ".", ".."):
             raise Refused(f"a whiteout of {name!r}")
         target = (*parts[:-1], name)
-        try:
-            folder = self._open(parts[:-1])
-        except FileNotFoundError:
-            return
-        except OSError:
-            raise Refused(f"{_shown('/'.join(parts))} lies inside what is no folder") from None
         if target in self._made or target in self._above:
             return  # it takes away what earlier layers have
-        with contextlib.suppress(FileNotFoundError):
-            self._replace(folder, target)
+        try:
+            with self._opened(parts[:-1]) as folder:
+                self._replace(folder, target)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            raise Refused(f"{_shown('/'.join(parts))} lies inside what is no folder") from None
 
     def _empty(self, parts: tuple[str, ...]) -> None:
         """Take all out of a folder that earlier layers have put there."""
         try:
-            folder = self._open(parts)
+            with self._opened(parts) as folder:
+                self._empty_folder(folder, parts)
         except FileNotFoundError:
             return
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
             raise Refused(f"{_shown('/'.join(parts))} is made empty, and no folder") from None
+
+    def _empty_folder(self, folder: int, parts: tuple[str, ...]) -> None:
         for name in os.listdir(folder):
             path = (*parts, name)
-            if path in self._made:
+            if self._covered and path in self._covered:
+                continue
+            if self._covered and any(covered[: len(path)] == path for covered in self._covered):
+                self._empty(path)
+            elif path in self._made:
                 if self._made[path] == tarfile.DIRTYPE:
                     self._empty(path)
             elif path in self._above:

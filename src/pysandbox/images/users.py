@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 
 from ..errors import ConfigError
 from .cache import Image
 
 _LARGEST = 1 << 20
 _LARGEST_ID = (1 << 32) - 2
+_DIGITS = re.compile(r"[0-9]{1,10}\Z")
 
 
 def ids_of(image: Image) -> tuple[int, int]:
@@ -18,8 +20,8 @@ def ids_of(image: Image) -> tuple[int, int]:
     if user:
         line = _line(image, "etc/passwd", user)
         uid = _number(user, line[2] if len(line) > 2 else "", image)
-        if len(line) > 3 and line[3].isdigit():
-            gid = int(line[3])
+        if len(line) > 3:
+            gid = _number(line[3], "", image)
     if group:
         line = _line(image, "etc/group", group)
         gid = _number(group, line[2] if len(line) > 2 else "", image)
@@ -27,8 +29,8 @@ def ids_of(image: Image) -> tuple[int, int]:
 
 
 def _number(word: str, found: str, image: Image) -> int:
-    number = word if word.isdigit() else found
-    if not number.isdigit() or int(number) > _LARGEST_ID:
+    number = word if _DIGITS.match(word) else found
+    if not _DIGITS.match(number) or int(number) > _LARGEST_ID:
         raise ConfigError(f"image {image.digest}: no user or group {word!r} in it", layers=("ChrootJail",))
     return int(number)
 

@@ -5,17 +5,20 @@ Read from the files alone (elf(5), ld.so(8)), as running the loader to ask it wo
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import IO
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 _DYNAMIC = struct.Struct("<qQ")
 _LOAD, _DYNAMIC_SEGMENT, _INTERPRETER = 1, 2, 3
 _NEEDED, _STRINGS, _RPATH, _RUNPATH = 1, 5, 15, 29
+_LARGEST = 1 << 30  # bytes of a file
 _MOST = 1 << 20  # bytes of a table or a name
 _DEEPEST = 8  # interpreters of interpreters
 
@@ -32,16 +35,26 @@ class Program:
 def read(path: str) -> Program | None:
     """What an ELF file of 64 bits, or a script, needs; None for what is neither."""
     try:
-        with open(path, "rb") as file:
+        with _opened(path) as file:
             head = file.read(_HEADER.size)
             if head[:2] == b"#!":
                 line = (head + file.read(256)).split(b"\n")[0][2:].split()
                 return Program(interpreter=os.fsdecode(line[0])) if line else None
             if head[:6] != b"\x7fELF\x02\x01" or len(head) < _HEADER.size:
                 return None
-            return _read_elf(_Image(path, Path(path).read_bytes()), head)
+            file.seek(0)
+            return _read_elf(_Image(path, file.read(_LARGEST)), head)
     except (OSError, struct.error, ValueError, OverflowError):  # none that the loader would take, either
         return None
+
+
+def _opened(path: str) -> IO[bytes]:
+    """A regular file; anything else (a FIFO, which would wait) is an OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.ENXIO, "Not a regular file", path)
+    return open(fd, "rb")
 
 
 class _Image:
@@ -99,6 +112,7 @@ def files_of(path: str, folders: list[str]) -> Iterator[str]:
     `folders` are those of the loader's configuration; it looks there after the program's own.
     """
     seen: set[str] = set()
+    libraries: set[str] = set()  # of which the kernel asks for no interpreter
     waiting = [(path, 0)]
     usual = [*folders, "/lib64", "/usr/lib64", "/lib", "/usr/lib"]
     while waiting:
@@ -110,19 +124,21 @@ def files_of(path: str, folders: list[str]) -> Iterator[str]:
         program = read(found)
         if program is None:
             continue
-        if program.interpreter:
-            waiting.append((program.interpreter, depth + 1))
+        interpreter = program.interpreter
+        if interpreter and found not in libraries and os.path.isfile(interpreter) and os.access(interpreter, os.X_OK):
+            waiting.append((interpreter, depth + 1))
         for name in program.needed:
             candidates = [name] if "/" in name else [os.path.join(at, name) for at in (*program.folders, *usual)]
             there = next((candidate for candidate in candidates if _fits(candidate)), None)
             if there is not None:
+                libraries.add(os.path.normpath(there))
                 waiting.append((os.path.normpath(there), depth))
 
 
 def _fits(path: str) -> bool:
     """Whether a library is there, for this kind of machine: ld.so passes over those of 32 bits."""
     try:
-        with open(path, "rb") as file:
+        with _opened(path) as file:
             return file.read(5) == b"\x7fELF\x02"
     except OSError:
         return False

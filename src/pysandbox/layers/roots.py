@@ -153,4 +153,7 @@ def package_folders() -> list[str]:
 
 def secret_folders(hide: Iterable[str]) -> tuple[str, ...]:
     """What is hidden of the whole host: the usual, and what the caller says; what is not there needs no hiding."""
-    return tuple(dict.fromkeys(path for path in (*HIDDEN, *hide) if os.path.lexists(path)))
+    there = [path for path in (*HIDDEN, *hide) if os.path.lexists(path)]
+    # Of a symlink (/home on some systems) what it leads to is what matters; what is inside of others is gone with them.
+    found = dict.fromkeys([path for name in there for path in (name, os.path.realpath(name))])
+    return tuple(path for path in found if not any(path.startswith(f"{other}/") for other in found))

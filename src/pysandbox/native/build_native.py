@@ -15,7 +15,7 @@ DECLARATIONS = """
 struct pb_spawned { int32_t pid; int32_t pidfd; int32_t step; int32_t error; };
 struct pb_spawned pb_spawn(int image, int control, int application, uint64_t flags, uint64_t capabilities);
 
-void pb_set_file_ids(uint32_t uid, uint32_t gid);
+int pb_set_file_ids(uint32_t uid, uint32_t gid);
 int pb_dumpable(int flag);
 int pb_mapped_tree(const char *path, int user_namespace, uint64_t attributes, int *step);
 int pb_mounted_device(const char *device, const char *type, const char *option, int user_namespace, uint64_t attributes,

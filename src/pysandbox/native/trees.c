@@ -64,13 +64,14 @@ int pb_mounted_device(const char *device, const char *type, const char *option, 
     return with_attributes(r, user_namespace, attributes);
 }
 
-void pb_set_file_ids(uint32_t uid, uint32_t gid)
+int pb_set_file_ids(uint32_t uid, uint32_t gid)
 {
     int signal = 0;
     SYS5(__NR_prctl, PR_GET_PDEATHSIG, &signal, 0, 0, 0);
     SYS1(__NR_setfsgid, gid);
     SYS1(__NR_setfsuid, uid);
     SYS5(__NR_prctl, PR_SET_PDEATHSIG, signal, 0, 0, 0);
+    return (uint32_t)SYS1(__NR_setfsuid, -1) == uid && (uint32_t)SYS1(__NR_setfsgid, -1) == gid ? 0 : -EPERM;
 }
 
 int pb_dumpable(int flag)

@@ -22,8 +22,8 @@ int pb_mapped_tree(const char *path, int user_namespace, uint64_t attributes, in
 int pb_mounted_device(const char *device, const char *type, const char *option, int user_namespace, uint64_t attributes, int *step);
 
 /* Takes on ids for what this thread does with files (setfsuid(2)).  That also makes the process undumpable, and would take
- * the thread's parent-death signal from it (prctl(2)). */
-void pb_set_file_ids(uint32_t uid, uint32_t gid);
+ * the thread's parent-death signal from it (prctl(2)).  -EPERM where that is not allowed. */
+int pb_set_file_ids(uint32_t uid, uint32_t gid);
 
 /* Sets the process's dumpable flag, or with -1 reads it. */
 int pb_dumpable(int flag);

@@ -223,22 +223,16 @@ class Upper:
 
     @contextlib.contextmanager
     def _parent(self, root: int, path: str) -> Iterator[int | None]:
-        fd: int | None = os.dup(root)
-        try:
+        with contextlib.ExitStack() as stack:
+            folder: int | None = root
             for name in path.split("/")[1:-1]:
-                assert fd is not None
+                assert folder is not None
                 try:
-                    with walking.opened_folder(name, fd) as inner:
-                        below = os.dup(inner)
+                    folder = stack.enter_context(walking.opened_folder(name, folder))
                 except OSError:
-                    yield None
-                    return
-                os.close(fd)
-                fd = below
-            yield fd
-        finally:
-            if fd is not None:
-                os.close(fd)
+                    folder = None
+                    break
+            yield folder
 
     # --- what is done with it -------------------------------------------------------------------------------
 

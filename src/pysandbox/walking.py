@@ -40,34 +40,39 @@ class Budget:
             raise OSError(errno.EFBIG, "More bytes than max_size allows", path)
 
 
-def _opened(name: str, flags: int, above: int) -> int:
-    """Open what may be closed to its own owner, which we are where we are an ordinary user."""
+@contextlib.contextmanager
+def _opened_up(name: str, above: int) -> Iterator[str]:
+    """A way to a file or folder that is closed to its own owner, who we are where we are an ordinary user."""
+    there = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
     try:
-        return os.open(name, flags, dir_fd=above)
-    except PermissionError:
-        there = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+        mode = os.fstat(there).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+        path = f"/proc/self/fd/{there}"  # by way of which nothing else can be meant
+        os.chmod(path, stat.S_IMODE(mode) | (0o700 if stat.S_ISDIR(mode) else 0o400))
         try:
-            mode = os.fstat(there).st_mode
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise
-            path = f"/proc/self/fd/{there}"  # by way of which nothing else can be meant
-            os.chmod(path, stat.S_IMODE(mode) | (0o700 if stat.S_ISDIR(mode) else 0o400))
-            try:
-                return os.open(path, flags & ~os.O_NOFOLLOW)
-            finally:
-                os.chmod(path, stat.S_IMODE(mode))
+            yield path
         finally:
-            os.close(there)
+            os.chmod(path, stat.S_IMODE(mode))
+    finally:
+        os.close(there)
 
 
 @contextlib.contextmanager
 def opened_folder(name: str, above: int) -> Iterator[int]:
-    """A folder, by its name in another."""
-    fd = _opened(name, _FOLDER, above)
-    try:
+    """A folder, by its name in another; what is in it can be looked at until it is left."""
+    with contextlib.ExitStack() as stack:
+        try:
+            fd = os.open(name, _FOLDER, dir_fd=above)
+            stack.callback(os.close, fd)
+            found = os.fstat(fd)
+            closed = found.st_uid == os.geteuid() != 0 and not found.st_mode & 0o100
+        except PermissionError:
+            closed = True
+        if closed:
+            fd = os.open(stack.enter_context(_opened_up(name, above)), _FOLDER & ~os.O_NOFOLLOW)
+            stack.callback(os.close, fd)
         yield fd
-    finally:
-        os.close(fd)
 
 
 def open_file(name: str, above: int, shown: str) -> int:
@@ -75,7 +80,11 @@ def open_file(name: str, above: int, shown: str) -> int:
     # Looked at first, as opening may have an effect on what is no file: it lets a FIFO's writer go on.
     if not stat.S_ISREG(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
         raise OSError(errno.ENXIO, "Not a regular file", shown)
-    fd = _opened(name, _FILE, above)
+    try:
+        fd = os.open(name, _FILE, dir_fd=above)
+    except PermissionError:
+        with _opened_up(name, above) as path:
+            fd = os.open(path, _FILE & ~os.O_NOFOLLOW)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.ENXIO, "Not a regular file", shown)

@@ -130,7 +130,8 @@ class ArchiveStore:
         self._members: dict[str, tarfile.TarInfo] = {}
         careful = _Careful(file)
         with tarfile.open(fileobj=careful, mode="r:", tarinfo=Member) as archive:
-            while (member := archive.next()) is not None:
+            empty = archive.firstmember is None  # type: ignore[attr-defined]  # Python 3.10 would look again
+            while not empty and (member := archive.next()) is not None:
                 careful.headers = 0
                 archive.pax_headers.clear()  # type: ignore[attr-defined]  # of all members to come: none that matters
                 archive.members.clear()  # type: ignore[attr-defined]

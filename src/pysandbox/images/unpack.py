@@ -74,7 +74,8 @@ class Unpacker:
         with tarfile.open(fileobj=Forward(stream, room), mode="r:", errorlevel=2, tarinfo=Member) as archive:
             data = archive.fileobj
             assert isinstance(data, Forward)
-            while (member := archive.next()) is not None:
+            empty = archive.firstmember is None  # type: ignore[attr-defined]  # Python 3.10 would look again
+            while not empty and (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # or it keeps them all
                 archive.pax_headers.clear()  # type: ignore[attr-defined]  # of all members to come: none that matters
                 data.next_member()

@@ -88,8 +88,10 @@ def _interpreter(venv: units.StrPath | None) -> tuple[str, list[str]]:
             f"ChrootJail.python(venv=): no virtual environment: {folder!r}", layers=("ChrootJail",)
         ) from None
     home = re.search(r"^home\s*=\s*(.+)$", text, re.MULTILINE)
-    base = os.path.dirname(os.path.realpath(home.group(1).strip())) if home else ""
-    return executable, [folder, *([base] if base not in ("", "/", "/usr") else [])]
+    bases = {os.path.dirname(os.path.dirname(os.path.realpath(executable)))}  # where the interpreter looks in the end
+    if home:
+        bases.add(os.path.dirname(os.path.realpath(home.group(1).strip())))
+    return executable, [folder, *sorted(bases - {"/", "/usr"})]
 
 
 def _standard_library() -> list[str]:

@@ -75,6 +75,11 @@ def unpacking(folder: Path, archive: Path) -> dict[str, Callable[[], None]]:
     return {"tar -x": by_tar, "images.load": by_us}
 
 
+def spawn() -> object:
+    """posix_spawn and wait."""
+    return os.waitpid(os.posix_spawn(PROGRAM, [PROGRAM], {}), 0)
+
+
 def clear(folder: Path) -> None:
     """Remove what both have unpacked."""
     shutil.rmtree(folder / "by-tar", ignore_errors=True)
@@ -90,7 +95,6 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=200)
     options = parser.parse_args()
     print(f"as uid {os.geteuid()}, {os.cpu_count()} CPUs, Linux {os.uname().release}")
-    spawn = lambda: os.waitpid(os.posix_spawn(PROGRAM, [PROGRAM], {}), 0)  # noqa: E731
     with pysandbox.Sandbox() as box, pysandbox.Sandbox() as other:
 
         def savepoint_and_back() -> None:

@@ -383,7 +383,7 @@ class Upper:
             member = _member(entry.path, entry.now, tarfile.REGTYPE)
             member.size = os.fstat(fd).st_size
             self._budget.take(member.size, entry.path)
-            archive.addfile(member, _Exactly(fd))  # type: ignore[arg-type]
+            archive.addfile(member, _Exactly(fd))  # type: ignore[arg-type]  # it reads, no more
         finally:
             os.close(fd)
 

@@ -222,7 +222,7 @@ def _facts(namespaces: frozenset[str], choices: dict[str, object], privileged: b
         init_uid=0 if two_ids or root_without else uid,
         init_gid=0 if two_ids or root_without else gid,
         degrade=degrade,
-        **{name: choices[name] for name in ("root_env", "entrypoint") if name in choices},  # type: ignore[arg-type]
+        **{name: choices[name] for name in ("root_env", "entrypoint") if name in choices},  # type: ignore[arg-type]  # of objects
     )
 
 

@@ -25,14 +25,14 @@ class Reader(io.FileIO):
         buffer[:count], self.rest = self.rest[:count], self.rest[count:]
         return count
 
-    def readall(self) -> bytes | None:  # type: ignore[override]
+    def readall(self) -> bytes | None:  # type: ignore[override]  # None, as a pipe gives
         """As `io.RawIOBase.readall`: None where a pipe that does not block has nothing."""
         if self.rest is None:
             return super().readall()
         rest, self.rest = self.rest, b""
         return rest
 
-    def read(self, size: int | None = -1) -> bytes | None:  # type: ignore[override]
+    def read(self, size: int | None = -1) -> bytes | None:  # type: ignore[override]  # None, as a pipe gives
         """As `io.RawIOBase.read`."""
         if self.rest is None or size is None or size < 0:
             return self.readall() if size is None or size < 0 else super().read(size)

@@ -182,15 +182,15 @@ def test_the_rest_of_the_jail_is_as_ever(busybox: Path, tmp_path: Path) -> None:
         files={"/etc/given": "given\n"},
         symlinks={"/etc/linked": "given"},
         hide=["/etc/other"],
-        workdir="/work",
+        workdir="/job",
     )
     with Sandbox(jail) as box:
         assert sh(
             box, "pwd; cat /data/shown/x /etc/linked /etc/other; echo y > /scratch/y; echo z > z; ls /dev/shm"
-        ) == ("/work\nshown\ngiven\n")
+        ) == ("/job\nshown\ngiven\n")
         assert box.run(["sh", "-c", "echo y > /data/shown/y"], timeout=20).returncode != 0
         assert box.run(["sh", "-c", "echo y > /dev/y"], timeout=20).returncode != 0
-        assert named(box.changes()) == {("added", "/work/z")}
+        assert named(box.changes()) == {("added", "/job/z")}
 
 
 def test_setuid_bits_and_devices_mean_nothing_in_an_overlay(busybox: Path) -> None:
@@ -521,12 +521,12 @@ def test_an_image_through_an_overlay_is_writable(image: Path) -> None:
 
 def test_what_the_caller_says_wins_over_the_image(image: Path) -> None:
     layers = (
-        ChrootJail(image=image, workdir="/work", entrypoint=()),
+        ChrootJail(image=image, workdir="/job", entrypoint=()),
         Namespaces(uid=5, gid=6),
         pysandbox.Environment(set={"GREETING": "ho"}),
     )
     result = pysandbox.run(["sh", "-c", "id -u; id -g; pwd; echo $GREETING"], *layers, text=True, timeout=20)
-    assert result.stdout == "5\n6\n/work\nho\n", result.stderr
+    assert result.stdout == "5\n6\n/job\nho\n", result.stderr
 
 
 def test_an_image_is_not_removed_while_a_box_stands_on_it(image: Path) -> None:

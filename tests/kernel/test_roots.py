@@ -61,7 +61,7 @@ def test_a_compiler_starts_with_what_its_file_names() -> None:
 def test_more_can_be_shown_beside(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("shown")
     tmp_path.chmod(0o755)
-    jail = ChrootJail.for_program("cat", binds=[Bind(tmp_path, "/data")], workdir="/work")
+    jail = ChrootJail.for_program("cat", binds=[Bind(tmp_path, "/data")], workdir="/job")
     assert text(pysandbox.run(["cat", "/data/data"], jail, text=True, timeout=20)) == "shown"
 
 

@@ -134,7 +134,7 @@ class ArchiveStore:
             while not empty and (member := archive.next()) is not None:
                 careful.headers = 0
                 archive.pax_headers.clear()  # type: ignore[attr-defined]  # of all members to come: none that matters
-                archive.members.clear()  # type: ignore[attr-defined]
+                archive.members.clear()  # type: ignore[attr-defined]  # or it keeps them all
                 name = os.path.normpath(member.name)
                 if name in self._members and not member.isdir():
                     raise Refused(f"{name[:200]!r} is there twice")
@@ -317,7 +317,7 @@ def _contents(store: Store, config_file: IO[bytes], layers: list[tuple[str, str 
         if not isinstance(diff_id, str) or not _DIGEST.match(diff_id):
             raise Refused(f"no digest of a layer: {str(diff_id)[:100]!r}")
     made = tuple(
-        Layer(lambda path=path: store.open(path), blob, diff_id)  # type: ignore[misc]
+        Layer(lambda path=path: store.open(path), blob, diff_id)  # type: ignore[misc]  # the default is inferred
         for (path, blob), diff_id in zip(layers, diff_ids, strict=True)
     )
     return Contents(digest, _config(config.get("config")), made, sum(store.size(path) for path, _ in layers))
@@ -332,7 +332,7 @@ def _config(given: Any) -> Config:
     workdir, user = given.get("WorkingDir") or "", given.get("User") or ""
     if not _is_word(workdir) or not _is_word(user):
         raise Refused("WorkingDir and User must be strings")
-    return Config(env, workdir, user, _words(given, "Entrypoint"), _words(given, "Cmd"))  # type: ignore[arg-type]
+    return Config(env, workdir, user, _words(given, "Entrypoint"), _words(given, "Cmd"))  # type: ignore[arg-type]  # pairs
 
 
 def _words(given: Mapping[str, Any], key: str) -> tuple[str, ...]:

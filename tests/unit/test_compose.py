@@ -82,7 +82,7 @@ _CHOICES: dict[str, list[Layer]] = {
     "Namespaces": [Namespaces(), Namespaces(hostname="one", net=False), Namespaces(uid=5, gid=6, monotonic_offset=1.5)],
     "ChrootJail": [
         ChrootJail(),
-        ChrootJail(workdir="/work", tmpfs=Tmpfs("/t"), files={"/a": "x"}, symlinks={"/l": "a"}),  # type: ignore[arg-type]
+        ChrootJail(workdir="/job", tmpfs=Tmpfs("/t"), files={"/a": "x"}, symlinks={"/l": "a"}),  # type: ignore[arg-type]
         ChrootJail(binds=Bind("/dev", "/host", optional=True), hide=("/proc/cmdline",), proc="none"),  # type: ignore[arg-type]
     ],
     "CgroupLimits": [CgroupLimits(), CgroupLimits(memory="64M", pids=3)],
@@ -639,10 +639,10 @@ def test_no_symlink_on_the_way_to_a_bind_s_source_is_followed(tmp_path: Path, op
 
 
 def test_the_working_directory_of_a_jail_is_private_and_home(privileged: bool) -> None:
-    blueprint = compose((ChrootJail(workdir="/work"),), DEFAULT, False)
-    assert blueprint.facts.workdir == "/work"
-    assert dict(blueprint.environment)["HOME"] == "/work"
-    owners = [args[2] for args in calls(blueprint.box_plan, Verb.MOUNT_WRITABLE) if args[0] == "/work"]
+    blueprint = compose((ChrootJail(workdir="/job"),), DEFAULT, False)
+    assert blueprint.facts.workdir == "/job"
+    assert dict(blueprint.environment)["HOME"] == "/job"
+    owners = [args[2] for args in calls(blueprint.box_plan, Verb.MOUNT_WRITABLE) if args[0] == "/job"]
     assert owners == [blueprint.facts.uid | blueprint.facts.gid << 32]
 
 

@@ -234,7 +234,7 @@ class Box:
             try:
                 fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
                 self._kept.append(fd)
-                fcntl.flock(fd, mode | fcntl.LOCK_NB)
+                _lock(fd, mode)
                 if folder == self.blueprint.kept and os.fstat(fd).st_mode & 0o077:
                     raise ConfigError(
                         f"ChrootJail(upper=): {folder!r} must be closed to others (chmod 700): programs that a payload "
@@ -590,6 +590,18 @@ class Box:
         if getattr(self, "pidfd", -1) >= 0:
             warnings.warn(f"unclosed box {self.pid}", ResourceWarning, source=self, stacklevel=1)
             self.close()
+
+
+def _lock(fd: int, mode: int) -> None:
+    """flock(2); whoever removes an image from the cache holds it for a moment to see whether it is used."""
+    for _ in range(20):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, mode | fcntl.LOCK_NB)
+            return
+        if mode == fcntl.LOCK_EX:
+            break
+        time.sleep(0.05)
+    raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
 
 
 @functools.lru_cache(maxsize=64)

@@ -8,15 +8,14 @@ is read as in walking.py; what a payload claims by such marks can hide nothing b
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import hashlib
+import io
 import os
 import stat
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import IO, Literal
+from typing import Literal
 
 from . import walking
 from .plan import PrivatePaths
@@ -25,7 +24,6 @@ from .walking import Budget
 Kind = Literal["added", "modified", "deleted", "renamed"]
 
 _OPAQUE = "user.overlay.opaque"
-OPAQUE = "PYSANDBOX.opaque"  # of a folder in a savepoint: there is nothing in it but what is in the savepoint
 _MOST_PAIRS = 4_000_000
 _LARGEST_DIFF = 1 << 20  # bytes of a file that `diff` looks at
 
@@ -50,7 +48,8 @@ class Entry:
     now: os.stat_result
     before: os.stat_result | None
     below: int | None  #: the lower folder it is in, if that is there
-    opaque: bool = False
+    opaque: bool = False  #: a folder that has replaced the lower one
+    hidden: bool = False  #: whether it is in such a folder, so that nothing of the lower one shows
 
     @property
     def is_deleted(self) -> bool:
@@ -67,7 +66,7 @@ class Upper:
     def __init__(self, upper: int, lower: int | None, plan: PrivatePaths, budget: Budget, path: str = "/") -> None:
         self._upper, self._lower = upper, lower
         self._plan = plan
-        self._budget = budget
+        self.budget = budget
         self._path = path
 
     def changes(self) -> list[Change]:
@@ -83,11 +82,11 @@ class Upper:
                     continue
                 if entry.now.st_mode != entry.before.st_mode:
                     found.append(Change("modified", entry.path))
-                if entry.opaque:
+                if entry.opaque or entry.hidden:
                     found += self._covered(entry)
             elif entry.before is None:
                 found.append(Change("added", entry.path, _size(entry.now)))
-            elif self._differs(entry):
+            elif self.differs(entry):
                 found.append(Change("modified", entry.path, _size(entry.now)))
                 if stat.S_ISDIR(entry.before.st_mode):
                     found += self._deleted(entry)[1:]  # what was in it
@@ -95,18 +94,18 @@ class Upper:
 
     def entries(self) -> Iterator[Entry]:
         """Everything in the upper folder but what is the box's own, a folder before what is in it."""
-        yield from self._walk(self._upper, self._lower, self._path, 0)
+        yield from self._walk(self._upper, self._lower, self._path, 0, hidden=False)
 
-    def _walk(self, folder: int, below: int | None, path: str, depth: int) -> Iterator[Entry]:
+    def _walk(self, folder: int, below: int | None, path: str, depth: int, *, hidden: bool) -> Iterator[Entry]:
         if depth > walking.DEEPEST:
             raise OSError(errno.ELOOP, "Folders too deep", path)
-        for name in walking.names(folder, self._budget, path):
+        for name in walking.names(folder, self.budget, path):
             inside = os.path.join(path, name)
             now = walking.look(name, folder)
             if now is None or inside in self._plan.covered:
                 continue
             before = None if below is None else walking.look(name, below)
-            entry = Entry(inside, name, folder, now, before, below)
+            entry = Entry(inside, name, folder, now, before, below, hidden=hidden)
             if not stat.S_ISDIR(now.st_mode):
                 yield entry
                 continue
@@ -118,7 +117,9 @@ class Upper:
                 lower = None
                 if before is not None and below is not None and stat.S_ISDIR(before.st_mode):
                     lower = stack.enter_context(walking.opened_folder(name, below))
-                yield from self._walk(inner, lower, inside, depth + 1)
+                    if walking.mount_of(lower) != walking.mount_of(below):
+                        lower = None  # of what is mounted there the overlay shows nothing
+                yield from self._walk(inner, lower, inside, depth + 1, hidden=hidden or entry.opaque)
 
     # --- what has become of something -----------------------------------------------------------------------
 
@@ -134,7 +135,7 @@ class Upper:
 
     def _all_deleted(self, folder: int, path: str, depth: int) -> list[Change]:
         found: list[Change] = []
-        for name in walking.names(folder, self._budget, path) if depth < walking.DEEPEST else ():
+        for name in walking.names(folder, self.budget, path) if depth < walking.DEEPEST else ():
             inside = os.path.join(path, name)
             found.append(Change("deleted", inside))
             there = walking.look(name, folder)
@@ -151,7 +152,7 @@ class Upper:
             walking.opened_folder(entry.name, entry.folder) as upper,
             walking.opened_folder(entry.name, entry.below) as lower,
         ):
-            for name in walking.names(lower, self._budget, entry.path):
+            for name in walking.names(lower, self.budget, entry.path):
                 if walking.look(name, upper) is None:
                     path = os.path.join(entry.path, name)
                     found.append(Change("deleted", path))
@@ -161,7 +162,7 @@ class Upper:
                             found += self._all_deleted(inner, path, 0)
         return found
 
-    def _differs(self, entry: Entry) -> bool:
+    def differs(self, entry: Entry) -> bool:
         """Whether a file is another than before; one that was only opened for writing is not."""
         now, before = entry.now, entry.before
         assert before is not None
@@ -178,7 +179,7 @@ class Upper:
         fd = walking.open_file(name, folder, name)
         try:
             found = hashlib.sha256()
-            for piece in walking.pieces(fd, self._budget, name):
+            for piece in walking.pieces(fd, self.budget, name):
                 found.update(piece)
             return found.digest()
         finally:
@@ -234,7 +235,7 @@ class Upper:
                     break
             yield folder
 
-    # --- what is done with it -------------------------------------------------------------------------------
+    # --- one file -------------------------------------------------------------------------------
 
     def diff(self, path: str) -> str:
         """A unified diff of one file, before and now; of others than text whether they differ."""
@@ -253,10 +254,13 @@ class Upper:
             old, new = ((part or b"").decode() for part in (before, now))
         except UnicodeDecodeError:
             return f"Binary files {path} differ\n"
-        if old.count("\n") * new.count("\n") > _MOST_PAIRS:  # difflib takes as long as there are pairs of lines
+        was, is_now = (list(io.StringIO(part, newline="\n")) for part in (old, new))  # no other sign ends a line
+        if len(was) * len(is_now) > _MOST_PAIRS:  # difflib takes as long as there are pairs of lines
             return f"Files {path} differ\n"
+        import difflib
+
         names = ("/dev/null" if before is None else f"a{path}", "/dev/null" if now is None else f"b{path}")
-        lines = difflib.unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True), *names)
+        lines = difflib.unified_diff(was, is_now, *names)
         return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
     def _is_gone(self, path: str) -> bool:
@@ -285,139 +289,9 @@ class Upper:
             finally:
                 os.close(fd)
 
-    def write_layer(self, file: IO[bytes]) -> None:
-        """Write all of it as a layer of an OCI image (image-layer.md): whiteouts for what was deleted."""
-        with new_layer(file) as archive:
-            self.add_to_layer(archive)
-
-    def add_to_layer(self, archive: tarfile.TarFile, *, own: bool = False) -> None:
-        """Write all of it to a layer, among others; `own`: to a savepoint, where no name has a meaning."""
-        for entry in self.entries():
-            if not own and entry.name.startswith(".wh."):
-                raise OSError(errno.EINVAL, "A name that means something else in a layer of an image", entry.path)
-            kind = stat.S_IFMT(entry.now.st_mode)
-            if kind == stat.S_IFDIR:
-                self._add_folder(archive, entry, own)
-            elif kind == stat.S_IFLNK:
-                link = _member(entry.path, entry.now, tarfile.SYMTYPE)
-                link.linkname = os.readlink(entry.name, dir_fd=entry.folder)
-                archive.addfile(link)
-            elif kind == stat.S_IFREG:
-                if entry.before is None or self._differs(entry):
-                    self._add_file(archive, entry)
-            elif entry.before is not None:  # deleted, or replaced by what is not carried
-                folder, name = os.path.split(entry.path)
-                if own:
-                    archive.addfile(_member(entry.path, entry.now, tarfile.CHRTYPE))
-                else:
-                    archive.addfile(_member(os.path.join(folder, f".wh.{name}"), entry.now, tarfile.REGTYPE))
-
-    def _add_folder(self, archive: tarfile.TarFile, entry: Entry, own: bool) -> None:
-        member = _member(entry.path, entry.now, tarfile.DIRTYPE)
-        opaque = entry.opaque and entry.before is not None
-        if opaque and own:
-            member.pax_headers = {OPAQUE: "y"}
-        archive.addfile(member)
-        if opaque and not own:
-            archive.addfile(_member(os.path.join(entry.path, ".wh..wh..opq"), entry.now, tarfile.REGTYPE))
-
-    def apply(self, into: int) -> None:
-        """Do to a folder what was done in the box: write what is new, remove what was deleted; nothing is followed."""
-        folders = {"/": os.dup(into)}
-        try:
-            for entry in self.entries():
-                for path in [path for path in folders if path != "/" and not entry.path.startswith(f"{path}/")]:
-                    os.close(folders.pop(path))  # entries come folder by folder
-                above = self._folder_of(entry.path, folders)
-                is_folder = stat.S_ISDIR(entry.now.st_mode)
-                there = walking.look(entry.name, above)
-                if there is not None and not (is_folder and stat.S_ISDIR(there.st_mode)):
-                    _remove(entry.name, above)
-                if is_folder:
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(entry.name, 0o755, dir_fd=above)
-                    with walking.opened_folder(entry.name, above) as inner:
-                        if entry.opaque:
-                            for name in os.listdir(inner):
-                                _remove(name, inner)
-                        os.fchmod(inner, entry.now.st_mode & 0o1777 | 0o700)
-                        folders[entry.path] = os.dup(inner)
-                elif stat.S_ISLNK(entry.now.st_mode):
-                    os.symlink(os.readlink(entry.name, dir_fd=entry.folder), entry.name, dir_fd=above)
-                elif stat.S_ISREG(entry.now.st_mode):
-                    self._copy(entry, above)
-        finally:
-            for fd in folders.values():
-                os.close(fd)
-
-    def _folder_of(self, path: str, folders: dict[str, int]) -> int:
-        """The folder of the destination that an entry goes into; those that the box made in its root are made there."""
-        folder = os.path.dirname(path)
-        if folder not in folders:
-            above, name = self._folder_of(folder, folders), os.path.basename(folder)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o755, dir_fd=above)
-            with walking.opened_folder(name, above) as inner:
-                folders[folder] = os.dup(inner)
-        return folders[folder]
-
-    def _copy(self, entry: Entry, above: int) -> None:
-        source = walking.open_file(entry.name, entry.folder, entry.path)
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            target = os.open(entry.name, flags, 0o600, dir_fd=above)
-            try:
-                for piece in walking.pieces(source, self._budget, entry.path):
-                    view = memoryview(piece)
-                    while view:
-                        view = view[os.write(target, view) :]
-                os.fchmod(target, entry.now.st_mode & 0o777)
-            finally:
-                os.close(target)
-        finally:
-            os.close(source)
-
-    def _add_file(self, archive: tarfile.TarFile, entry: Entry) -> None:
-        fd = walking.open_file(entry.name, entry.folder, entry.path)
-        try:
-            member = _member(entry.path, entry.now, tarfile.REGTYPE)
-            member.size = os.fstat(fd).st_size
-            self._budget.take(member.size, entry.path)
-            archive.addfile(member, _Exactly(fd))  # type: ignore[arg-type]  # it reads, no more
-        finally:
-            os.close(fd)
-
-
-def new_layer(file: IO[bytes]) -> tarfile.TarFile:
-    """An archive to write a layer to."""
-    return tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT)
-
-
-class _Exactly:
-    """A file that has as many bytes as are read from it, whatever becomes of it meanwhile."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def read(self, size: int) -> bytes:
-        """So many bytes; zeros where there are no more."""
-        found = b""
-        while len(found) < size and (piece := os.read(self._fd, size - len(found))):
-            found += piece
-        return found.ljust(size, b"\0")
-
 
 def _size(found: os.stat_result) -> int:
     return found.st_size if stat.S_ISREG(found.st_mode) else 0
-
-
-def _remove(name: str, folder: int) -> None:
-    try:
-        os.unlink(name, dir_fd=folder)
-    except FileNotFoundError:
-        pass
-    except (IsADirectoryError, PermissionError):
-        walking.remove_tree(name, folder)
 
 
 def _is_opaque(folder: int) -> bool:
@@ -425,11 +299,3 @@ def _is_opaque(folder: int) -> bool:
         return os.getxattr(folder, _OPAQUE) == b"y"
     except OSError:
         return False
-
-
-def _member(path: str, found: os.stat_result, kind: bytes) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(path.lstrip("/"))
-    member.type = kind
-    member.mode = found.st_mode & 0o1777
-    member.mtime = int(found.st_mtime)
-    return member

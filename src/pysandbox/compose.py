@@ -178,6 +178,7 @@ def _compose(layers: tuple[Layer, ...], degrade: bool, asked: bool, bounded: boo
             blueprint.cgroup = filled(blueprint.cgroup, DEFAULT_LIMITS.request())
         if not asked:
             _bound_processes(blueprint, limits)
+    _leave_out_sysctls(blueprint)
     _add_common(blueprint)
     return blueprint
 
@@ -193,6 +194,20 @@ def _bound_processes(blueprint: Blueprint, limits: CgroupLimits) -> None:
         limit = (int(resource.RLIMIT_NPROC), most, most)
         blueprint.default_pids = Step(Phase.LIMITS, Verb.SETRLIMIT, limit, limits.name)
     blueprint.cgroup = replace(request, pids=None, pids_by_rlimit=True)
+
+
+def _leave_out_sysctls(blueprint: Blueprint) -> None:
+    """In a container whose /proc/sys is read-only, a box without a /proc of its own has none that it could set."""
+    has_proc = any(step.verb is Verb.MOUNT_PROC for step in blueprint.box_steps)
+    steps = [step for step in blueprint.box_steps if step.verb is Verb.SYSCTL]
+    if has_proc or not steps or not features.has_read_only_sysctls():
+        return
+    blueprint.box_steps = [step for step in blueprint.box_steps if step not in steps]
+    row = blueprint.enforcement["Namespaces"]
+    reason = "user namespaces can be made inside: /proc/sys is read-only here, and the box has no /proc of its own"
+    blueprint.enforcement["Namespaces"] = replace(
+        row, level=Level.PARTIAL, reason="; ".join(filter(None, (row.reason, reason)))
+    )
 
 
 def _is_default(layer: Layer) -> bool:

@@ -127,6 +127,14 @@ def covered_proc() -> list[str]:
     return points
 
 
+def has_read_only_sysctls() -> bool:
+    """Whether the host's /proc/sys is mounted read-only, as container runtimes do."""
+    try:
+        return bool(os.statvfs("/proc/sys/user").f_flag & os.ST_RDONLY)
+    except OSError:
+        return True  # none to write to
+
+
 @functools.lru_cache(maxsize=1)
 def tmpfs_keeps_attributes() -> bool:
     """Whether files in memory may have user attributes (Linux 6.6), by which an overlay marks folders (xattr(7))."""
@@ -150,14 +158,18 @@ def hint(step: str, error: int, arguments: Mapping[str, object]) -> str:
             )
         if error == errno.EINVAL:
             return "this kernel lacks one of the namespaces"
+    if step in ("setgroups", "uid_map", "gid_map") and error == errno.EROFS:
+        return "the host's /proc is read-only, as in some containers: nobody can map ids there; mount it writable"
     if step in ("uid_map", "gid_map") and refused:
         return userns_remedy() or "the ids may not be mapped by this user"
     if step == "mount_proc" and refused and covered_proc():
         covered = ", ".join(covered_proc()[:4])
         return (
             f"the host's /proc is covered at {covered}, as in a container, and so the kernel allows no new one "
-            "(mount too revealing); use ChrootJail(proc='none'), or a container with unmasked /proc"
+            "(mount too revealing); ChrootJail(proc='none') goes without, or a container with unmasked /proc"
         )
+    if str(arguments.get("target", "")).startswith("/") and error in (errno.ELOOP, errno.ENOTDIR):
+        return "a symlink or a file of the root file system is on the way; name the path that it leads to"
     if step in ("open_tree", "attach_tree"):
         if error == errno.ELOOP:
             return "a symlink is on the way; give the path without links, os.path.realpath(...), if you trust it"
@@ -168,7 +180,8 @@ def hint(step: str, error: int, arguments: Mapping[str, object]) -> str:
     if step == "overlay":
         return (
             "the folder's file system may not lie below an overlay (another overlay in depth, NFS, FAT), nor keep one "
-            "(upper= needs user attributes and d_type: ext4, XFS, btrfs); copy it to another"
+            "(upper= needs user attributes and d_type: ext4, XFS, btrfs); copy it to another.  Its `upper` and `work` "
+            "must be folders"
         )
     if step == "flock":
         return "a folder that keeps what is written through an overlay is for one box at a time"

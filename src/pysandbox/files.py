@@ -10,9 +10,10 @@ import os
 import stat
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import IO
 
-from . import units, walking
+from . import placing, units, walking
 from .changes import Change, Upper
 from .errors import ConfigError
 from .plan import PrivatePaths
@@ -21,7 +22,6 @@ from .walking import Budget
 _LARGEST_READ = 64 << 20
 _MOST_FILES = 10_000
 _NOT_FILES = ("dev", "proc", "sys")  # what is there are no files that anybody made
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 Data = bytes | bytearray | memoryview | str | IO[bytes]
 
@@ -58,9 +58,12 @@ class BoxFiles:
         self._write(path, _pieces_of(data), mode)
 
     def _write(self, path: str, pieces: Iterable[bytes | memoryview], mode: int = 0o644) -> None:
+        waiting = iter(pieces)
+        piece: bytes | memoryview | None = next(waiting, b"")  # what is refused at once leaves the file as it is
         with self._open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode) as file:
-            for piece in pieces:
+            while piece is not None:
                 _write_all(file.fileno(), piece)
+                piece = next(waiting, None)
 
     def read_file(self, name: units.StrPath, *, max_size: int | str = _LARGEST_READ) -> bytes:
         """Read a file of the box, at most `max_size` bytes (64 MiB unless given; EFBIG for a larger one)."""
@@ -86,7 +89,8 @@ class BoxFiles:
 
         Needs `ChrootJail(..., overlay=True)`; what is in /tmp, /dev/shm, binds and other mounts is not part of it.  A
         file that was moved is one change where it has some content, which tells so.  The bounds are on what is looked
-        at.
+        at.  While a run changes files, one that is gone before it is looked at is an OSError, here as in `commit` and
+        `copy_out`.
         """
         with self._upper(max_files, max_size) as upper:
             return upper.changes()
@@ -101,26 +105,24 @@ class BoxFiles:
     ) -> None:
         """Write the changes to a folder, or as a layer of an OCI image to a file named *.tar or a binary file object.
 
-        In a folder, which must exist, the same is done as was done in the box: files are written and removed.
+        In a folder, which must exist, the same is done as was done in the box: files are written and removed, as far as
+        the first error.  An archive is there as a whole, or what was there before is.
         """
+        from . import committing  # and tarfile, which most boxes never need
+
         with self._upper(max_files, max_size) as upper:
             if not isinstance(destination, (str, os.PathLike)):
                 if not hasattr(destination, "write"):
                     raise ConfigError("commit takes a folder, a name that ends in .tar, or a binary file object")
-                upper.write_layer(destination)
+                committing.write_layer(upper, destination)
                 return
             path = units.path(destination, "destination")
             if path.endswith(".tar"):
-                with open(path, "wb") as file:
-                    try:
-                        upper.write_layer(file)
-                    except BaseException:
-                        os.unlink(path)  # nothing half
-                        raise
+                _write_archive(upper, path)
                 return
             into = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                upper.apply(into)
+                committing.apply(upper, into)
             finally:
                 os.close(into)
 
@@ -146,19 +148,24 @@ class BoxFiles:
     ) -> None:
         """Copy a file, a folder with all that is in it, or what a binary file object gives, into the box.
 
-        `name` is what it is called there (by default as outside); folders on the way to it are made.  Symlinks of the
-        source are followed, as it is the caller's; modes are kept but for set-user-ID and the like.
+        `name` is what it is called there (by default as outside); one that ends in "/" is the folder that it goes into.
+        Folders on the way to it are made.  Symlinks of the source are followed, as it is the caller's; modes are kept
+        but for set-user-ID and the like.
         """
         budget = Budget(units.count(max_files, "max_files", least=1), units.size(max_size, "max_size", least=0))
         if not isinstance(source, (str, os.PathLike)):
             if name is None or not hasattr(source, "read"):
                 raise ConfigError("copy_in takes a path, or a binary file object and a name")
             path = self._inside(name)
+            if path.endswith("/"):
+                raise ConfigError(f"copy_in of a file object needs the name of a file: {path!r}")
             self._make_folders(os.path.dirname(path))
             self._write(path, _bounded(source, budget, path))
             return
         outside = units.path(source, "source")
         path = self._inside(os.path.basename(os.path.normpath(outside)) if name is None else name)
+        if path.endswith("/"):
+            path += os.path.basename(os.path.normpath(outside))
         self._make_folders(os.path.dirname(path))
         self._copy_in(outside, path, budget, 0)
 
@@ -173,7 +180,7 @@ class BoxFiles:
                 self._copy_in(os.path.join(source, entry), f"{path}/{entry}", budget, depth + 1)
         elif stat.S_ISREG(mode):
             with open(source, "rb", buffering=0) as file:
-                self._write(path, _bounded(file, budget, source), mode & 0o777)
+                self._write(path, walking.pieces(file.fileno(), budget, source), mode & 0o777)
         else:
             raise OSError(errno.ENXIO, "Not a regular file", source)
 
@@ -198,9 +205,10 @@ class BoxFiles:
         it matches is copied with all that is in it.  As cp(1) does, folders before the first of those signs are left
         out of the names.  `destination` is made if it is missing.  At most `max_size` bytes and `max_files` files and
         folders are looked at (EFBIG, E2BIG); what is no regular file is an error (ENXIO).
-        The files are the caller's then, readable and writable, and executable where they were.
+        The files are the caller's then, readable and writable, and executable where they were.  Each replaces a file of
+        its name once it is there as a whole.
         """
-        given = os.fspath(pattern)
+        given = units.path(pattern, "pattern")
         path = os.path.normpath(self._inside(pattern))
         start = os.path.normpath(self._inside("."))
         if not path.startswith(start + "/"):
@@ -210,74 +218,75 @@ class BoxFiles:
             raise ConfigError(f"copy_out copies files, which {given!r} is not about")
         budget = Budget(units.count(max_files, "max_files", least=1), units.size(max_size, "max_size", least=0))
         outside = units.path(destination, "destination")
-        while words[:-1] and not _is_pattern(words[0]):  # named folders are opened from inside, strictly
-            start = os.path.join(start, words.pop(0))
-        folder = self._open_folder(start)
-        try:
+        is_pattern = any(map(_is_pattern, words))
+        with contextlib.ExitStack() as stack:
+            folder = self._open_folder(start)
+            stack.callback(os.close, folder)
+            while words[:-1] and not _is_pattern(words[0]):
+                start = os.path.join(start, words[0])
+                folder = stack.enter_context(walking.opened_folder(words.pop(0), folder))
             os.makedirs(outside, exist_ok=True)
             into = os.open(outside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                copied: list[str] = []
-                _copy_matching(folder, words, "", into, budget, copied, 0, whole=start == "/")
-            finally:
-                os.close(into)
-        finally:
-            os.close(folder)
-        if not copied and not any(map(_is_pattern, words)):
+            stack.callback(os.close, into)
+            copying = _Copying(into, budget)
+            copying.matching(folder, words, whole=start == "/")
+        if not copying.files and not copying.has_folders and not is_pattern:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), given)
-        return sorted(set(copied))
+        return sorted(set(copying.files))
 
 
-def _copy_matching(
-    folder: int,
-    words: list[str],
-    prefix: str,
-    into: int,
-    budget: Budget,
-    copied: list[str],
-    depth: int,
-    *,
-    whole: bool = False,
-) -> None:
-    """Copy what matches the words in a folder of the box; `prefix` is where we are, below the destination too.
+@dataclass
+class _Copying:
+    """What is copied out of a box: into which folder, how much may be looked at, and what has been copied."""
 
-    `whole`: the folder is the root of the box, of which some folders hold no files that anybody made.
-    """
-    if depth > walking.DEEPEST:
-        raise OSError(errno.ELOOP, "Folders too deep", prefix)
-    word, rest = words[0], words[1:]
-    if word == "**" and rest:  # for no folder; and for any, below
-        _copy_matching(folder, rest, prefix, into, budget, copied, depth, whole=whole)
-    for name in walking.names(folder, budget, prefix):
-        shown = os.path.join(prefix, name)
-        found = walking.look(name, folder)
-        if found is None or (not prefix and whole and name in _NOT_FILES):
-            continue
-        if stat.S_ISDIR(found.st_mode):
-            further = words if word == "**" else (rest or ["**"]) if fnmatch.fnmatchcase(name, word) else []
-            if further:
-                with walking.opened_folder(name, folder) as inner:
-                    _copy_matching(inner, further, shown, into, budget, copied, depth + 1)
-        elif not rest and (word == "**" or fnmatch.fnmatchcase(name, word)):
-            _copy_file(folder, name, shown, into, budget, copied)
+    into: int
+    budget: Budget
+    files: list[str] = field(default_factory=list)
+    has_folders: bool = False
 
+    def matching(self, folder: int, words: list[str], prefix: str = "", depth: int = 0, *, whole: bool = False) -> None:
+        """Copy what matches the words in a folder of the box; `prefix` is where we are, below the destination too.
 
-def _copy_file(folder: int, name: str, shown: str, into: int, budget: Budget, copied: list[str]) -> None:
-    source = walking.open_file(name, folder, shown)
-    try:
-        with _host_folder(into, os.path.dirname(shown)) as above:
+        `whole`: the folder is the root of the box, of which some folders hold no files that anybody made.
+        """
+        if depth > walking.DEEPEST:
+            raise OSError(errno.ELOOP, "Folders too deep", prefix)
+        word, rest = words[0], words[1:]
+        if word == "**" and rest:  # for no folder; and for any, below
+            self.matching(folder, rest, prefix, depth, whole=whole)
+        for name in walking.names(folder, self.budget, prefix):
+            shown = os.path.join(prefix, name)
+            found = walking.look(name, folder)
+            if found is None or (not prefix and whole and name in _NOT_FILES):
+                continue
+            if stat.S_ISDIR(found.st_mode):
+                further = words if word == "**" else (rest or ["**"]) if fnmatch.fnmatchcase(name, word) else []
+                if further:
+                    self._folder(folder, name, further, shown, depth)
+            elif not rest and (word == "**" or fnmatch.fnmatchcase(name, word)):
+                self._file(folder, name, shown)
+
+    def _folder(self, folder: int, name: str, words: list[str], shown: str, depth: int) -> None:
+        if words == ["**"]:  # all that is in it, if anything is
+            self.has_folders = True
+            with _host_folder(self.into, shown):
+                pass
+        with walking.opened_folder(name, folder) as inner:
+            self.matching(inner, words, shown, depth + 1)
+
+    def _file(self, folder: int, name: str, shown: str) -> None:
+        source = walking.open_file(name, folder, shown)
+        try:
             mode = 0o755 if os.fstat(source).st_mode & 0o111 else 0o644
-            target = os.open(name, _NEW, mode, dir_fd=above)
-            try:
-                if not stat.S_ISREG(os.fstat(target).st_mode):
-                    raise OSError(errno.ENXIO, "Not a regular file", shown)
-                for piece in walking.pieces(source, budget, shown):
+            with (
+                _host_folder(self.into, os.path.dirname(shown)) as above,
+                placing.placed(name, above, mode, shown) as target,
+            ):
+                for piece in walking.pieces(source, self.budget, shown):
                     _write_all(target, piece)
-            finally:
-                os.close(target)
-    finally:
-        os.close(source)
-    copied.append(shown)
+        finally:
+            os.close(source)
+        self.files.append(shown)
 
 
 @contextlib.contextmanager
@@ -296,13 +305,27 @@ def _host_folder(into: int, path: str) -> Iterator[int]:
         os.close(fd)
 
 
+def _write_archive(upper: Upper, path: str) -> None:
+    from . import committing
+
+    above = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with placing.placed(os.path.basename(path), above, 0o666, path) as fd, open(fd, "wb", closefd=False) as file:
+            committing.write_layer(upper, file)
+    finally:
+        os.close(above)
+
+
 def _is_pattern(word: str) -> bool:
     return any(letter in word for letter in "*?[")
 
 
 def _pieces_of(data: Data) -> Iterable[bytes | memoryview]:
     if isinstance(data, str):
-        return [data.encode()]
+        try:
+            return [data.encode()]
+        except UnicodeEncodeError:
+            raise ConfigError(f"data has what UTF-8 cannot encode: {data!r}") from None
     if isinstance(data, (bytes, bytearray)):
         return [memoryview(data)]
     if isinstance(data, memoryview):

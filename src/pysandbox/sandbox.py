@@ -148,7 +148,10 @@ class Sandbox(BoxFiles):
             process.close()
 
     def reset(self) -> None:
-        """Bring the box back to the state just after entering: no process, no file of an earlier run is left."""
+        """Bring the box back to the state just after entering: no process, no file of an earlier run is left.
+
+        But for what is written to writable binds, and to an `upper` folder that keeps it.
+        """
         self._check_owner()
         with UNINTERRUPTED, self._gate.alone(self._kill_box):
             box = self._entered()
@@ -172,6 +175,10 @@ class Sandbox(BoxFiles):
         going on.  Errors: `SandboxError`, OSError (EFBIG, E2BIG: more than the bounds allow).
         """
         budget = Budget(units.count(max_files, "max_files", least=1), units.size(max_size, "max_size", least=0))
+        if self._entered().blueprint.kept is not None:
+            raise ConfigError(
+                "a box that keeps its files (ChrootJail(upper=)) has no savepoints: commit() what it has made"
+            )
         if self._running():
             raise SandboxError("a run is going on, and might change files while they are read: wait for it first")
         private = self._entered().blueprint.private

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 
 from . import trees
-from .changes import Upper, new_layer
+from .changes import Upper
 from .walking import DEEPEST
 
 
@@ -17,10 +17,12 @@ class Savepoint:
     def __init__(self, owner: object, parts: Sequence[Upper]) -> None:
         self._owner = owner
         self._file = open(os.memfd_create("pysandbox-savepoint"), "w+b")  # noqa: SIM115  # as long as the savepoint
+        from .committing import add_to_layer, new_layer  # and tarfile, only for those who have savepoints
+
         try:
             with new_layer(self._file) as archive:
                 for part in parts:
-                    part.add_to_layer(archive, own=True)
+                    add_to_layer(part, archive, own=True)
             self._file.flush()
         except BaseException:
             self._file.close()

@@ -110,6 +110,12 @@ def names(folder: int, budget: Budget, shown: str) -> list[str]:
     return sorted(found)
 
 
+def mount_of(folder: int) -> int:
+    """The number of the mount that a folder was reached by (proc(5), /proc/pid/fdinfo)."""
+    with open(f"/proc/self/fdinfo/{folder}", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
+
+
 def look(name: str, above: int) -> os.stat_result | None:
     """What is there of that name, not followed; None for nothing."""
     try:

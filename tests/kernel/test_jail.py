@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import subprocess
 import sys
 import uuid
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from jailed import answer, prefixes
 
 import pysandbox
-from pysandbox import Bind, CgroupLimits, ChrootJail, Namespaces, Sandbox, Tmpfs
+from pysandbox import Bind, CgroupLimits, ChrootJail, ConfigError, Namespaces, Sandbox, Tmpfs
 
 # --- what is visible -------------------------------------------------------------------------------------------------
 
@@ -320,9 +321,70 @@ def test_proc_can_show_the_limits_for_the_machine() -> None:
     ]
 
 
+@pytest.mark.cgroup
+def test_proc_shows_the_processors_that_are_allowed_and_the_swap() -> None:
+    numbers = sorted(os.sched_getaffinity(0))[-1:]
+    code = "answer = [[line.split(':')[1].strip() for line in open('/proc/cpuinfo') if line.startswith('processor')]]"
+    code += "\nanswer += [dict(line.split()[:2] for line in open('/proc/meminfo'))]"
+    limits = CgroupLimits(memory="64M", swap="32M", cpuset=numbers)
+    processors, memory = answer(code, ChrootJail(proc_limits=True), limits)
+    assert processors == [str(number) for number in numbers]
+    assert memory["SwapTotal:"] == str(32 << 10)
+    assert {"Buffers:", "Cached:", "Active:", "Inactive:", "Shmem:"} <= set(memory)
+
+
+@pytest.mark.cgroup
 def test_proc_that_shows_limits_leaves_nothing_in_the_root() -> None:
     code = "answer = [os.listdir('/'), [line.split()[4] for line in open('/proc/self/mountinfo')]]"
     plain, _ = answer(code)
-    shown, mounts = answer(code, ChrootJail(proc_limits=True))
+    shown, mounts = answer(code, ChrootJail(proc_limits=True), CgroupLimits(memory="64M", cpus=1))
     assert sorted(shown) == sorted(plain)
     assert "/proc/cpuinfo" in mounts
+
+
+@pytest.mark.parametrize("options", ["hidepid=9", "foo", "ro=1", "subset=all", "gid=x", "hidepid=2,nonsense"])
+def test_options_that_proc_has_not_got_are_refused_before_anything_is_made(options: str) -> None:
+    with pytest.raises(ConfigError, match="proc_options"):
+        ChrootJail(proc_options=options)
+
+
+def test_options_without_a_new_proc_are_refused() -> None:
+    with pytest.raises(ConfigError, match="no /proc"):
+        ChrootJail(proc="none", proc_options="hidepid=2")
+    with pytest.raises(ConfigError, match="PID namespace"):
+        pysandbox.run(["true"], ChrootJail(proc_options="hidepid=2"), Namespaces(pid=False))
+
+
+COVERED = """
+import os, subprocess, sys
+import pysandbox
+from pysandbox import ChrootJail, Sandbox, SetupError
+from pysandbox._native import lib
+if {read_only}:
+    subprocess.run(["mount", "--bind", "/proc/sys", "/proc/sys"], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", "/proc/sys"], check=True)
+if sys.argv[1:] == ["user"]:
+    os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+    lib.pb_dumpable(1)  # as a program that the user has started
+try:
+    pysandbox.run(["true"], ChrootJail(with_python=False))
+except SetupError as error:
+    assert "proc='none'" in error.hint, error
+    print("refused")
+with Sandbox(ChrootJail(proc="none", with_python=False)) as box:
+    print(box.run(["echo", "runs"]).stdout.decode(), box.run(["ls", "/proc"]).stdout)
+    print(box.enforcement["Namespaces"])
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a root caller, who can cover /proc in a mount namespace")
+@pytest.mark.parametrize("caller", ["root", "user"])
+@pytest.mark.parametrize("read_only", [False, True])
+def test_where_a_containers_proc_is_covered_a_box_without_one_starts(caller: str, read_only: bool) -> None:
+    cover = "mount -t tmpfs -o ro none /proc/acpi 2>/dev/null || mount -t tmpfs -o ro none /proc/irq; exec "
+    python = [sys.executable, "-c", COVERED.format(read_only=read_only), caller]
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", cover + '"$@"', "sh", *python]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("refused\nruns\n b''\n")
+    assert ("user namespaces can be made inside" in done.stdout) == read_only

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import resource
+import subprocess
 import sys
 import tarfile
 import time
@@ -70,6 +71,19 @@ def removes_folders() -> None:
     """For tests in which folders of the root are removed."""
     if not features.tmpfs_keeps_attributes():
         pytest.skip("needs user attributes in tmpfs, which Linux 6.6 has")
+
+
+@pytest.fixture
+def linked(busybox: Path) -> Path:
+    """A root in which much is somewhere else, by symlinks."""
+    (busybox / "opt" / "app").mkdir()
+    (busybox / "opt" / "app" / "program").write_text("of the root")
+    (busybox / "app").symlink_to("/opt/app")
+    (busybox / "work").symlink_to("../../app")
+    (busybox / "tmp").rmdir()
+    (busybox / "tmp").symlink_to("var/tmp")
+    (busybox / "etc" / "hosts").write_text("of the root")
+    return busybox
 
 
 # --- what is written ------------------------------------------------------------------------------------------------
@@ -288,6 +302,51 @@ def test_a_file_system_without_mapped_ids_is_named_or_done_without(tmp_path: Pat
         assert str(box.enforcement["ChrootJail"]).startswith("full")
 
 
+def test_a_working_directory_is_where_its_links_lead_in_the_root(linked: Path) -> None:
+    with Sandbox(ChrootJail(linked, overlay=True, workdir="/work")) as box:
+        assert sh(box, "pwd; cat program") == "/opt/app\nof the root"
+        box.write_file("new", "x")
+        assert named(box.changes()) == {("added", "/opt/app/new")}
+
+
+def test_a_root_whose_links_go_round_has_no_working_directory(linked: Path) -> None:
+    (linked / "round").symlink_to("round")
+    with pytest.raises(ConfigError, match="too many symlinks"):
+        Sandbox(ChrootJail(linked, overlay=True, workdir="/round/x")).__enter__()
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "fifo"])
+@pytest.mark.parametrize("name", ["tmp", "proc", "dev", "box"])
+def test_what_a_root_has_in_the_place_of_the_boxs_own_gives_way(busybox: Path, name: str, kind: str) -> None:
+    there = busybox / name
+    if there.exists():
+        there.rmdir()
+    if kind == "link":
+        there.symlink_to("/etc/passwd" if name == "tmp" else "nowhere")
+    elif kind == "file":
+        there.write_text("a file")
+    else:
+        os.mkfifo(there)
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        assert sh(box, f"test -d /{name} -a ! -L /{name} && ls -d /proc/self /dev/null /tmp && echo x > /tmp/y && pwd")
+    assert not there.is_dir() or there.is_symlink()  # the host's is as it was
+
+
+def test_what_is_given_replaces_what_the_root_has(linked: Path) -> None:
+    jail = ChrootJail(linked, overlay=True, files={"/etc/hosts": "given"}, symlinks={"/etc/hello": "hosts"})
+    with Sandbox(jail) as box:
+        assert sh(box, "cat /etc/hosts /etc/hello") == "givengiven"
+        assert box.changes() == []
+    assert (linked / "etc" / "hosts").read_text() == "of the root"
+
+
+def test_a_link_on_the_way_to_a_mount_point_is_named_with_what_helps(linked: Path, tmp_path: Path) -> None:
+    jail = ChrootJail(linked, overlay=True, binds=[Bind(os.path.realpath(tmp_path), "/app/data")])
+    with pytest.raises(SetupError, match="name the path that it leads to") as caught:
+        pysandbox.run(["true"], jail)
+    assert caught.value.errno == errno.ELOOP
+
+
 # --- what was changed -----------------------------------------------------------------------------------------------
 
 
@@ -474,6 +533,76 @@ def test_what_is_kept_must_be_closed_to_others(busybox: Path, tmp_path: Path) ->
     with pytest.raises(ConfigError, match="chmod 700"), Sandbox(ChrootJail(busybox, overlay=True, upper=kept)):
         pass
     assert os.listdir(kept) == []
+
+
+@pytest.mark.usefixtures("removes_folders")
+def test_folders_that_were_made_anew_hold_what_they_hold_wherever_it_is_written(busybox: Path, tmp_path: Path) -> None:
+    (busybox / "opt" / "sub").mkdir()
+    (busybox / "opt" / "f").write_text("same\n")
+    (busybox / "opt" / "sub" / "keep").write_text("k\n")
+    (busybox / "opt" / "sub" / "lost").write_text("l\n")
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        sh(box, "cd /; rm -rf opt; mkdir -p opt/sub; echo same > opt/f; echo k > opt/sub/keep")
+        assert ("deleted", "/opt/sub/lost") in named(box.changes())
+        layer = io.BytesIO()
+        box.commit(layer)
+        point = box.savepoint()
+        sh(box, "rm -r /opt")
+        box.rollback(point)
+        assert sh(box, "cd /opt; find . -type f | sort; cat f sub/keep") == "./f\n./sub/keep\nsame\nk\n"
+    with tarfile.open(fileobj=io.BytesIO(layer.getvalue())) as archive:
+        assert {"opt/f", "opt/sub/keep", "opt/.wh..wh..opq"} <= set(archive.getnames())
+
+
+def test_lines_end_where_an_editor_ends_them(busybox: Path) -> None:
+    (busybox / "etc" / "odd").write_bytes(b"a\x0cb\rx\nc\n")
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        sh(box, r"printf 'a\fb\rx\nC\n' > /etc/odd")
+        assert box.diff("/etc/odd").split("\n")[3:] == [" a\x0cb\rx", "-c", "+C", ""]
+
+
+def test_a_commit_that_fails_leaves_the_archive_that_was_there(busybox: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "kept.tar"
+    archive.write_bytes(b"an earlier one")
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        sh(box, "echo x > /etc/.wh.name")
+        with pytest.raises(OSError, match="means something else"):
+            box.commit(archive)
+    assert archive.read_bytes() == b"an earlier one"
+    assert os.listdir(tmp_path / "..") and [name for name in os.listdir(tmp_path) if "pysandbox" in name] == []
+
+
+def test_folders_have_their_modes_when_they_are_committed(busybox: Path, tmp_path: Path) -> None:
+    into = tmp_path / "into"
+    into.mkdir()
+    with Sandbox(ChrootJail(busybox, overlay=True)) as box:
+        sh(box, "cd /etc; mkdir -m 550 tight; mkdir -m 0 none; chmod 750 tight; echo x > tight/x; chmod 550 tight")
+        box.commit(into)
+    assert [(into / "etc" / name).stat().st_mode & 0o777 for name in ("tight", "none")] == [0o550, 0]
+    (into / "etc" / "none").chmod(0o700)
+    (into / "etc" / "tight").chmod(0o700)
+
+
+def test_what_is_mounted_in_a_root_is_not_compared_with(busybox: Path, tmp_path: Path) -> None:
+    """The overlay shows what lies below it."""
+    code = f"""
+import os, subprocess, sys
+import pysandbox
+from pysandbox import ChrootJail, Sandbox
+subprocess.run(["mount", "-t", "tmpfs", "none", {str(busybox / "opt")!r}], check=True)
+open({str(busybox / "opt" / "covering")!r}, "w").write("x")
+with Sandbox(ChrootJail({str(busybox)!r}, overlay=True)) as box:
+    box.run(["sh", "-c", "ls /opt > /box/seen; echo y > /opt/covering"])
+    print(box.read_file("seen"), [(change.kind, change.path) for change in box.changes()])
+"""
+    options = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    command = ["unshare", *options, "--mount", "--propagation", "private", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if os.geteuid() and "highest ids" not in done.stderr and done.returncode:
+        pytest.skip(f"no boxes in a user namespace here: {done.stderr[-200:]}")
+    assert done.returncode == 0, done.stderr
+    assert "covering" not in done.stdout.split("]")[0].split("b'")[1].split("'")[0]
+    assert "('added', '/opt/covering')" in done.stdout
 
 
 def test_without_an_overlay_there_are_no_changes_to_tell() -> None:

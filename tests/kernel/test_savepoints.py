@@ -129,6 +129,16 @@ def test_what_is_no_file_is_not_remembered() -> None:
         assert box.listdir() == ["file"]
 
 
+def test_a_box_that_keeps_its_files_has_no_savepoints(busybox: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir(0o700)
+    with (
+        Sandbox(ChrootJail(busybox, overlay=True, upper=kept)) as box,
+        pytest.raises(ConfigError, match="has no savepoints"),
+    ):
+        box.savepoint()
+
+
 def test_names_that_mean_something_in_layers_are_files_like_others(busybox: Path, tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()

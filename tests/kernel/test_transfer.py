@@ -74,6 +74,25 @@ def test_what_comes_in_is_bounded(box: Sandbox, source: Path) -> None:
         box.copy_in(io.BytesIO(bytes(2000)), "name", max_size=1000)
 
 
+def test_what_is_refused_at_once_leaves_the_file_as_it_is(box: Sandbox, source: Path) -> None:
+    box.write_file("there", "as it was")
+    with pytest.raises(ConfigError, match="binary"):
+        box.write_file("there", io.StringIO("text"))  # type: ignore[arg-type]  # the mistake
+    with pytest.raises(ConfigError, match="UTF-8"):
+        box.write_file("there", "\udcff")
+    with pytest.raises(OSError, match="max_size"):
+        box.copy_in(source / "sub" / "deep" / "b", "there", max_size=5)
+    assert box.read_file("there") == b"as it was"
+
+
+def test_a_name_that_ends_in_a_slash_is_the_folder_it_goes_into(box: Sandbox, source: Path) -> None:
+    box.copy_in(source / "a", "into/")
+    box.copy_in(source / "sub", "into/")
+    assert sh(box, "cd into; find . -type f | sort; rm -r /box/into") == b"./a\n./sub/deep/b\n./sub/run\n"
+    with pytest.raises(ConfigError, match="name of a file"):
+        box.copy_in(io.BytesIO(b"x"), "into/")
+
+
 def test_a_loop_of_links_comes_to_an_end(box: Sandbox, tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(".")
     with pytest.raises(OSError):
@@ -143,6 +162,49 @@ def test_what_came_out_is_the_callers(box: Sandbox, tmp_path: Path) -> None:
     for name, mode in (("out/a.txt", 0o755), ("top.txt", 0o644)):
         found = (tmp_path / name).stat()
         assert (found.st_uid, found.st_mode & 0o777) == (os.geteuid(), mode)
+
+
+def test_empty_folders_come_out_too(box: Sandbox, tmp_path: Path) -> None:
+    sh(box, "mkdir -p full/e empty; echo x > full/x")
+    assert box.copy_out("full", tmp_path) == ["full/x"]
+    assert box.copy_out("empty", tmp_path) == []
+    assert (tmp_path / "full" / "e").is_dir()
+    assert (tmp_path / "empty").is_dir()
+    sh(box, "rm -r full empty")
+
+
+def test_what_comes_out_replaces_a_file_and_does_not_write_into_it(box: Sandbox, tmp_path: Path) -> None:
+    there, other = tmp_path / "tool", tmp_path / "other name"
+    there.write_text("the caller's")
+    os.link(there, other)
+    there.chmod(0o6711)
+    box.write_file("tool", "of the payload", mode=0o755)
+    box.copy_out("tool", tmp_path)
+    assert there.read_text() == "of the payload"
+    assert there.stat().st_mode & 0o7700 == 0o700
+    assert other.read_text() == "the caller's"
+
+
+@pytest.mark.parametrize("has_unnamed_files", [True, False])
+def test_a_copy_that_fails_leaves_the_file_that_was_there(
+    box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_unnamed_files: bool
+) -> None:
+    if not has_unnamed_files:  # as on file systems without O_TMPFILE
+        monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY | os.O_CREAT | os.O_EXCL)
+    (tmp_path / "big").write_text("as it was")
+    sh(box, "head -c 3M /dev/zero > big; echo y > small")
+    with pytest.raises(OSError, match="max_size"):
+        box.copy_out("big", tmp_path, max_size="1M")
+    assert (tmp_path / "big").read_text() == "as it was"
+    box.copy_out("small", tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["big", "small"]
+    assert (tmp_path / "small").read_text() == "y\n"
+
+
+def test_folders_that_are_closed_on_the_way_are_gone_through(box: Sandbox, tmp_path: Path) -> None:
+    sh(box, "mkdir -p closed/in; echo x > closed/in/f; chmod 0 closed/in closed")
+    assert box.copy_out("closed/in/f", tmp_path) == ["f"]
+    sh(box, "chmod 700 closed; chmod 700 closed/in; rm -r closed")
 
 
 def test_a_name_that_is_not_there_is_not_found(box: Sandbox, tmp_path: Path) -> None:

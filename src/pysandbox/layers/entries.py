@@ -78,6 +78,8 @@ class Devices:
     """A minimal /dev: a folder of the root, which ends up read-only, with devices of the host mounted in it."""
 
 
+_MOST_STEPS = 1000  # names and symlinks on a path
+
 Entry = Bind | Tmpfs | File | Link | Scratch | Devices
 
 
@@ -97,6 +99,26 @@ def holder(path: str, entries: dict[str, Entry]) -> tuple[str, Entry | None]:
     while parent != "/" and parent not in entries:
         parent = os.path.dirname(parent)
     return parent, entries.get(parent)
+
+
+def resolved(root: str, path: str) -> str:
+    """A path inside a root file system without the symlinks that are on it, which lead nowhere but inside."""
+    waiting, found = path.strip("/").split("/")[::-1], ""
+    for _ in range(_MOST_STEPS):
+        if not waiting:
+            return found or "/"
+        name = waiting.pop()
+        if name == "..":
+            found = os.path.dirname(found).rstrip("/")
+        elif name not in ("", "."):
+            try:
+                link = os.readlink(f"{root}{found}/{name}")
+            except OSError:  # no symlink, or nothing yet
+                found = f"{found}/{name}"
+                continue
+            found = "" if link.startswith("/") else found
+            waiting += link.split("/")[::-1]
+    raise ConfigError(f"ChrootJail(workdir): too many symlinks on {path!r}", layers=("ChrootJail",))
 
 
 def tuple_of(value: object, kind: type[Any], what: str) -> tuple[Any, ...]:

@@ -15,9 +15,9 @@ from .. import features, loop, units
 from ..errors import ConfigError, UnsupportedError
 from ..plan import Blueprint, GivenTree, Phase, PrivatePaths, Verb
 from ..result import Enforcement, Level
-from . import system
+from . import proc_limits, system
 from .base import Layer, Requirements
-from .entries import Bind, Devices, Entry, File, Link, Scratch, Tmpfs, by_path, holder, tuple_of, with_parents
+from .entries import Bind, Devices, Entry, File, Link, Scratch, Tmpfs, by_path, holder, resolved, tuple_of, with_parents
 
 if TYPE_CHECKING:
     from .. import images
@@ -39,6 +39,10 @@ _DEVICE_LINKS = {
 }
 #: what container runtimes cover in /proc (the rest of it is read-only as a whole)
 _PROC_MASKS = ("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list")
+_PROC_OPTIONS = {
+    "hidepid": ("0", "1", "2", "4", "off", "noaccess", "invisible", "ptraceable"),
+    "subset": ("pid",),
+}
 #: top-level names of a prepared root that the box has its own of
 _OWN_NAMES = frozenset({"dev", "proc", "tmp"})
 _MOST_TOP_LEVEL = 200
@@ -66,7 +70,9 @@ class ChrootJail(Layer):
         from nobody you would not trust with the kernel.
     :param entrypoint: words before the arguments of every run, in place of the image's; () for none.
     :param overlay: show `root` or `image` through an overlay: all of it is writable, the folder stays as it is, and
-        what was written vanishes with the box; a size says how much of it there may be, as it is kept in memory.
+        what was written vanishes with the box; a size says how much of it there may be, as it is kept in memory.  For a
+        root caller the files of the root folder's own owner and group are the payload's; those of others (some of
+        Debian's) can be read as others may, and not be changed (EOVERFLOW): an `image` has one owner for all.
     :param upper: a folder that keeps what is written through the overlay, in `upper` and `work` inside it; for one box
         at a time.
     :param writable: let the payload write to what `root` holds.
@@ -81,10 +87,12 @@ class ChrootJail(Layer):
     :param inodes: how many files they may hold together.
     :param system: show the system's folders (without `root` only).
     :param with_python: bring the running Python along (without `root` only).
-    :param proc: "new", or "none" for a box without /proc.
+    :param proc: "new", or "none" for a box without /proc, which also starts where a container's own /proc is covered
+        and the kernel lets no other be mounted; there it has one run at a time.
     :param proc_options: of the new /proc, such as "hidepid=2" or "subset=pid" (proc(5)).
-    :param proc_limits: let /proc/meminfo and /proc/cpuinfo show the limits on memory and CPUs in place of the machine's
-        own, for programs that size themselves by them; what is in use is not shown.
+    :param proc_limits: let /proc/meminfo and /proc/cpuinfo show the limits on memory and CPUs that the box is entered
+        with in place of the machine's own, for programs that size themselves by them; what is in use is not shown, nor
+        what `update` or a single run changes.
     :param pivot: False uses chroot(2) where pivot_root cannot work (a root on the initial ramfs); `enforcement` then
         says partial.
 
@@ -143,7 +151,9 @@ class ChrootJail(Layer):
         self._check_image_and_overlay()
         if self.proc not in ("new", "none"):
             raise ConfigError(f"ChrootJail(proc=) must be 'new' or 'none': {self.proc!r}")
-        units.text(self.proc_options, "ChrootJail(proc_options=)")
+        _check_proc_options(units.text(self.proc_options, "ChrootJail(proc_options=)"))
+        if self.proc == "none" and (self.proc_options or self.proc_limits):
+            raise ConfigError("ChrootJail(proc='none') has no /proc for proc_options= or proc_limits=")
 
     # --- ready-made ------------------------------------------------------------------------------------------
 
@@ -240,6 +250,8 @@ class ChrootJail(Layer):
             choices["workdir"] = self.workdir or _absolute(config.workdir) or _WORKDIR
             choices["root_env"] = (*config.env, *self.env)
             choices["entrypoint"] = config.entrypoint if self.entrypoint is None else tuple(self.entrypoint)
+        if self._lies_over and self._type is None and choices["workdir"] != _WORKDIR:
+            choices["workdir"] = resolved(self._folder(), choices["workdir"])
         return Requirements(namespaces=frozenset({"mount"}), choices=choices)
 
     def ids(self) -> tuple[int, int] | None:
@@ -511,13 +523,19 @@ class ChrootJail(Layer):
         if "pid" in blueprint.facts.namespaces:
             # Also when it is not shown: init counts its children there.
             shown = "/proc" if self.proc == "new" else ""
-            add(self.name, Phase.MOUNTS, Verb.MOUNT_PROC, shown, self.proc_options, flags)
+            if shown or not features.covered_proc():  # where it is covered, the kernel lets no new one be mounted
+                add(self.name, Phase.MOUNTS, Verb.MOUNT_PROC, shown, self.proc_options, flags)
+        elif self.proc_options:
+            raise ConfigError(
+                "ChrootJail(proc_options=) are those of a new /proc, which needs a PID namespace",
+                layers=(self.name, "Namespaces"),
+            )
         elif self.proc == "new":  # a /proc of the host's processes, as they are not hidden
             slot = blueprint.tree()
             add(self.name, Phase.SOURCES, Verb.OPEN_TREE, slot, "/proc", TREE_NO_SYMLINKS, 0)
             add(self.name, Phase.MOUNTS, Verb.ATTACH_TREE, slot, "/proc", flags)
         if self.proc == "new" and self.proc_limits:
-            for path, content in system.limited_proc(blueprint.cgroup):
+            for path, content in proc_limits.limited_proc(blueprint.cgroup):
                 add(self.name, Phase.MASKS, Verb.COVER, path, content)
         if self.proc == "new":
             for name in filter(_is_in_proc, _PROC_MASKS):
@@ -528,6 +546,17 @@ class ChrootJail(Layer):
 @functools.cache
 def _is_in_proc(name: str) -> bool:
     return os.path.exists(f"/proc/{name}")
+
+
+def _check_proc_options(options: str) -> None:
+    """See proc(5): what the kernel would refuse, or not take for an option of the file system."""
+    for option in filter(None, options.split(",")):
+        key, _, value = option.partition("=")
+        fits = value.isdigit() if key == "gid" else value in _PROC_OPTIONS.get(key, ())
+        if not fits:
+            raise ConfigError(
+                f"ChrootJail(proc_options=): {option!r} is none of hidepid=, gid= and subset=pid (proc(5))"
+            )
 
 
 def _absolute(path: str) -> str:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import functools
 import glob
-import math
 import os
 import sys
 from pathlib import Path
-
-from ..plan import CgroupRequest
 
 _LIBRARY_NAMES = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 # Of /etc, nothing that names users, hosts or secrets of this machine.
@@ -90,24 +87,6 @@ def more_own_files() -> tuple[tuple[str, bytes], ...]:
         ("/etc/resolv.conf", b"# no name servers\n"),
         ("/etc/machine-id", b"73616e64626f782d6e6f742d612d6d61\n"),
     )
-
-
-def limited_proc(limits: CgroupRequest | None) -> list[tuple[str, bytes]]:
-    """/proc/meminfo and /proc/cpuinfo as they are on a machine of the size that the limits say."""
-    memory = None if limits is None else limits.memory
-    found = []
-    if memory is not None:
-        total = memory >> 10
-        rows = (("MemTotal", total), ("MemFree", total), ("MemAvailable", total), ("SwapTotal", 0), ("SwapFree", 0))
-        found.append(("/proc/meminfo", "".join(f"{name + ':':<16}{size:>8} kB\n" for name, size in rows).encode()))
-    count = os.cpu_count() or 1
-    if limits is not None and limits.cpuset is not None:
-        count = min(count, len(limits.cpuset))
-    if limits is not None and limits.cpus is not None:
-        count = min(count, math.ceil(limits.cpus))
-    processors = Path("/proc/cpuinfo").read_bytes().split(b"\n\n")
-    found.append(("/proc/cpuinfo", b"\n\n".join(processors[:count]) + b"\n\n"))
-    return found
 
 
 def _prefixes() -> list[str]:

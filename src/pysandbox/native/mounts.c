@@ -272,7 +272,10 @@ long pb_make_symlink(struct pb_context *c, const char *target, const char *path)
     long dir = pb_parent_of(c, path, &name);
     if (dir < 0)
         return dir;
-    return pb_is_own(c, (int)dir) ? SYS3(__NR_symlinkat, target, dir, name) : -EROFS;
+    if (!pb_is_own(c, (int)dir))
+        return -EROFS;
+    long r = pb_make_way(c, (int)dir, name, false);
+    return r < 0 ? r : SYS3(__NR_symlinkat, target, dir, name);
 }
 
 static long write_all(int fd, const char *bytes, size_t length)
@@ -295,8 +298,8 @@ long pb_write_file(struct pb_context *c, const char *path, const char *bytes, ui
     long dir = pb_parent_of(c, path, &name);
     if (dir < 0)
         return dir;
-    long fd = -EROFS;
-    if (pb_is_own(c, (int)dir))
+    long fd = pb_is_own(c, (int)dir) ? pb_make_way(c, (int)dir, name, false) : -EROFS;
+    if (fd >= 0)
         fd = sys_openat((int)dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, (int)mode);
     if (fd < 0)
         return fd;
@@ -332,7 +335,9 @@ long pb_mount_writable(struct pb_context *c, const char *path, const uint64_t *a
         return dir;
     if (!pb_is_own(c, (int)dir))
         return -EROFS;
-    long r = SYS3(__NR_mkdirat, dir, name, 0755);
+    long r = pb_make_way(c, (int)dir, name, true);
+    if (r >= 0)
+        r = SYS3(__NR_mkdirat, dir, name, 0755);
     if (r < 0 && r != -EEXIST)
         return r;
     long fd = sys_openat2((int)dir, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0, PB_RESOLVE_WITHIN);

@@ -135,6 +135,25 @@ long pb_parent_of(struct pb_context *c, const char *path, const char **name)
     return dir;
 }
 
+/* What a root file system has in a place that is to be the box's own gives way, where the root is an overlay: it stays in
+ * the folder below.  Folders are kept where one is wanted, and are an error where none is. */
+long pb_make_way(const struct pb_context *c, int dir, const char *name, bool folder)
+{
+    struct stat st;
+    if (c->upper < 0 || !pb_is_own(c, dir))
+        return 0;
+    long there = sys_openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
+    if (there < 0)
+        return there == -ENOENT ? 0 : there;
+    long r = sys_fstat((int)there, &st);
+    sys_close((int)there);
+    if (r < 0)
+        return r;
+    if ((st.st_mode & PB_S_IFMT) == PB_S_IFDIR)
+        return folder ? 0 : -EISDIR;
+    return SYS3(__NR_unlinkat, dir, name, 0);
+}
+
 /* Opens `path` for mounting on it.  What is missing is made (a folder, or an empty file), on our own file
  * systems only. */
 long pb_open_mount_point(struct pb_context *c, const char *path, bool folder)
@@ -144,7 +163,9 @@ long pb_open_mount_point(struct pb_context *c, const char *path, bool folder)
     if (dir < 0)
         return dir;
     if (pb_is_own(c, (int)dir)) {
-        long r = folder ? SYS3(__NR_mkdirat, dir, name, 0755) : SYS4(__NR_mknodat, dir, name, PB_S_IFREG | 0444, 0);
+        long r = pb_make_way(c, (int)dir, name, folder);
+        if (r >= 0)
+            r = folder ? SYS3(__NR_mkdirat, dir, name, 0755) : SYS4(__NR_mknodat, dir, name, PB_S_IFREG | 0444, 0);
         if (r < 0 && r != -EEXIST)
             return r;
     }

@@ -18,6 +18,9 @@ long pb_remember_own(struct pb_context *c, int fd);
 long pb_parent_of(struct pb_context *c, const char *path, const char **name);
 void pb_forget_folder(struct pb_context *c);
 
+/* In an overlay, takes away what is in the place of something of the box's own. */
+long pb_make_way(const struct pb_context *c, int dir, const char *name, bool folder);
+
 /* Opens a path for mounting on it; what is missing is made. */
 long pb_open_mount_point(struct pb_context *c, const char *path, bool folder);
 

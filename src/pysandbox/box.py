@@ -1,4 +1,4 @@
-"""The application's side of init: starting it, its id maps, the control socket.  native/proto.h is the other side.
+"""The application's side of init: starting it, and the control socket.  native/proto.h is the other side.
 
 A `Box` belongs to the process that made it.  Its lifetime hangs on descriptors: init ends when the control socket
 closes or this process dies, by whatever cause.
@@ -13,28 +13,26 @@ import functools
 import io
 import os
 import select
-import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from . import descriptors, features, trees
+from . import descriptors, features, idmaps, trees
 from ._native import lib
 from .cgroups import Leaves
-from .errors import ConfigError, SandboxError, SetupError, UnsupportedError
+from .errors import SandboxError, SetupError, UnsupportedError
 from .interrupts import INTERRUPTIBLE, UNINTERRUPTED
 from .layers.namespaces import CLONE_FLAGS
-from .plan import Blueprint, IdRequest, Plan, Step
+from .plan import Blueprint, Plan, Step
 from .result import Enforcement, Level
 
 _HEAD = struct.Struct("=IIII")
@@ -181,7 +179,9 @@ class Box:
             self._send(_PREPARE, prepare.encoded)
         try:
             if self.blueprint.ids is not None:
-                self._map_ids(self.blueprint.ids)
+                ids = idmaps.write(self.pid, self.blueprint.ids, self.blueprint.facts)
+                if ids is not None:
+                    self.payload_ids, self.has_other_ids = ids, True
             self._send_setup()
         except SandboxError:
             if _is_readable(self._control.fileno(), 0):
@@ -202,12 +202,12 @@ class Box:
             arguments: dict[str, object] = {}
             if step == "clone":
                 arguments["namespaces"] = " ".join(sorted(self.blueprint.facts.namespaces))
-            raise _setup_error(spawned.error, "Namespaces" if step == "clone" else "init", step, arguments)
+            raise features.setup_error(spawned.error, "Namespaces" if step == "clone" else "init", step, arguments)
         self.pid, self.pidfd = spawned.pid, spawned.pidfd
 
     def _send_setup(self) -> None:
         plan = self.blueprint.setup_plan.encoded
-        self._keep_folders()
+        trees.hold(self.blueprint.image, self.blueprint.kept, self._kept)
         if not self.blueprint.given:
             self._send(_SETUP, plan)
             return
@@ -226,28 +226,6 @@ class Box:
                 self._send(_SETUP, plan, fds)
                 self._lower = os.dup(fds[0])
 
-    def _keep_folders(self) -> None:
-        """Hold what the box stands on: its image is not removed meanwhile, and what it writes to is nobody else's."""
-        for folder, mode in ((self.blueprint.image, fcntl.LOCK_SH), (self.blueprint.kept, fcntl.LOCK_EX)):
-            if folder is None:
-                continue
-            try:
-                fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-                self._kept.append(fd)
-                _lock(fd, mode)
-                if folder == self.blueprint.kept and os.fstat(fd).st_mode & 0o077:
-                    raise ConfigError(
-                        f"ChrootJail(upper=): {folder!r} must be closed to others (chmod 700): programs that a payload "
-                        "leaves there are the caller's, and may be set-user-ID",
-                        layers=("ChrootJail",),
-                    )
-                for name in ("upper", "work") if folder == self.blueprint.kept else ():
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(name, 0o755, dir_fd=fd)
-            except OSError as error:
-                step = "flock" if error.errno == errno.EWOULDBLOCK else "open"
-                raise _setup_error(error.errno or errno.EIO, "ChrootJail", step, {"folder": folder}) from None
-
     @contextlib.contextmanager
     def _in_user_namespace(self) -> Iterator[int]:
         """The pid of a process that does nothing but to have a user namespace of its own."""
@@ -257,7 +235,9 @@ class Box:
             spawned = lib.pb_spawn(_init_image(), theirs.fileno(), application, CLONE_FLAGS["user"], 0)
             theirs.close()
             if spawned.error:
-                raise _setup_error(spawned.error, "ChrootJail", _SPAWN_STEPS[spawned.step], {"namespaces": "user"})
+                raise features.setup_error(
+                    spawned.error, "ChrootJail", _SPAWN_STEPS[spawned.step], {"namespaces": "user"}
+                )
             try:
                 yield spawned.pid
             finally:
@@ -270,57 +250,6 @@ class Box:
             os.close(application)
             ours.close()
             theirs.close()
-
-    # --- id maps: user_namespaces(7) ------------------------------------------------------------------------
-
-    def _map_ids(self, ids: IdRequest) -> None:
-        facts = self.blueprint.facts
-        if ids.subordinate:
-            for kind, inside, own in (("uid", ids.uid, facts.caller_uid), ("gid", ids.gid, facts.caller_gid)):
-                self._map_by_helper(kind, inside, own)
-            return
-        if not facts.privileged:
-            self._write_map("setgroups", "deny")  # required before an unprivileged gid_map
-            self._write_map("uid_map", f"{ids.uid} {facts.caller_uid} 1\n")
-            self._write_map("gid_map", f"{ids.gid} {facts.caller_gid} 1\n")
-            return
-        first = ids.host_id if ids.host_id is not None else features.free_host_ids(self.pid)
-        self._write_map("uid_map", _two_ids(ids.uid, first))
-        self._write_map("gid_map", _two_ids(ids.gid, first))
-        self.payload_ids = (first + (ids.uid != 0), first + (ids.gid != 0))
-        self.has_other_ids = True
-
-    def _write_map(self, name: str, content: str) -> None:
-        try:
-            fd = os.open(f"/proc/{self.pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(fd, content.encode())
-            finally:
-                os.close(fd)
-        except OSError as error:
-            arguments = {"map": content.strip().replace("\n", ", ")}
-            raise _setup_error(error.errno or errno.EIO, "Namespaces", name, arguments) from None
-
-    def _map_by_helper(self, kind: str, inside: int, own: int) -> None:
-        helper = shutil.which(f"new{kind}map")
-        start, count = _subordinate_range(kind)
-        if helper is None or not count:
-            raise UnsupportedError(
-                "Namespaces(subordinate=True)",
-                need=f"new{kind}map(1) and a range for this user in /etc/sub{kind}",
-                have="no such program" if helper is None else "no such range",
-                remedy=f"install uidmap, and usermod --add-sub{kind}s",
-            )
-        ranges = [(inside, own, 1), (inside + 1, start + inside, count - inside)]
-        if inside:
-            ranges.insert(0, (0, start, inside))
-        words = [str(number) for line in ranges for number in line if line[2] > 0]
-        with INTERRUPTIBLE:
-            command = [helper, str(self.pid), *words]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE)
-        if done.returncode:
-            arguments = {"command": " ".join([helper, "PID", *words]), "said": done.stderr.strip()}
-            raise _setup_error(errno.EPERM, "Namespaces", f"new{kind}map", arguments)
 
     def wait_until_ready(self) -> None:
         """Wait until init has carried out the box's plan; the error names the step that failed, and the box is gone.
@@ -355,7 +284,7 @@ class Box:
         if control is None:
             raise SandboxError("the box has ended")
         if len(body) > _LARGEST_BODY:
-            raise _setup_error(errno.E2BIG, "init", "send", {"bytes": len(body)})
+            raise features.setup_error(errno.E2BIG, "init", "send", {"bytes": len(body)})
         fds = fds or []
         head = _HEAD.pack(_MAGIC, request, len(body), len(fds))
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"={len(fds)}i", *fds))] if fds else []
@@ -384,13 +313,13 @@ class Box:
         if len(data) != REPLY.size:
             for fd in fds:
                 os.close(fd)
-            raise _setup_error(errno.EPIPE, "init", "reply", {"ended": not self.is_alive()})
+            raise features.setup_error(errno.EPIPE, "init", "reply", {"ended": not self.is_alive()})
         return Reply._make(REPLY.unpack(data)), fds[0] if fds else -1
 
     def _give_up(self, step: str, patience: float) -> NoReturn:
         """A box whose init does not answer is of no more use, and ended."""
         self.kill()
-        raise _setup_error(errno.ETIMEDOUT, "init", step, {"seconds": patience})
+        raise features.setup_error(errno.ETIMEDOUT, "init", step, {"seconds": patience})
 
     def start_run(
         self,
@@ -592,18 +521,6 @@ class Box:
             self.close()
 
 
-def _lock(fd: int, mode: int) -> None:
-    """flock(2); whoever removes an image from the cache holds it for a moment to see whether it is used."""
-    for _ in range(20):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(fd, mode | fcntl.LOCK_NB)
-            return
-        if mode == fcntl.LOCK_EX:
-            break
-        time.sleep(0.05)
-    raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
-
-
 @functools.lru_cache(maxsize=64)
 def _clone_flags(namespaces: frozenset[str]) -> int:
     return sum(CLONE_FLAGS[name] for name in namespaces if name in CLONE_FLAGS)
@@ -621,35 +538,9 @@ def _is_readable(fd: int, patience: float) -> bool:
             return False
 
 
-def _two_ids(inside: int, first: int) -> str:
-    """init as 0 and the payload as `inside`, or both as 0."""
-    return f"0 {first} 1\n" if inside == 0 else f"0 {first} 1\n{inside} {first + 1} 1\n"
-
-
-def _subordinate_range(kind: str) -> tuple[int, int]:
-    import pwd  # only for this rare case
-
-    names = {str(os.geteuid())}
-    with contextlib.suppress(KeyError):
-        names.add(pwd.getpwuid(os.geteuid()).pw_name)
-    try:
-        lines = Path(f"/etc/sub{kind}").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return (0, 0)
-    for line in lines:
-        fields = line.split(":")
-        if len(fields) == 3 and fields[0] in names and fields[1].isdigit() and fields[2].isdigit():
-            return (int(fields[1]), int(fields[2]))
-    return (0, 0)
-
-
-def _setup_error(number: int, layer: str, step: str, arguments: Mapping[str, object]) -> SetupError:
-    return SetupError(number, layer=layer, step=step, arguments=arguments, hint=features.hint(step, number, arguments))
-
-
 def step_error(plan: Plan, reply: Reply) -> SandboxError:
     """The exception for a failed step, by its index."""
     if reply.step >= len(plan.steps):
-        return _setup_error(reply.error, "init", "fork" if reply.step == _NO_STEP else "decode", {})
+        return features.setup_error(reply.error, "init", "fork" if reply.step == _NO_STEP else "decode", {})
     step: Step = plan.steps[reply.step]
-    return _setup_error(reply.error, step.layer, step.name, step.arguments())
+    return features.setup_error(reply.error, step.layer, step.name, step.arguments())

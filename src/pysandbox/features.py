@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .errors import UnsupportedError
+from .errors import SetupError, UnsupportedError
 
 LEAST_KERNEL = (5, 12)  # mount_setattr(2); the newest call without which no box can be built
 
@@ -206,6 +206,11 @@ def hint(step: str, error: int, arguments: Mapping[str, object]) -> str:
     if step in ("mkdir", "write") and "cgroup" in str(arguments.get("path", "")) and error == errno.EBUSY:
         return "the own cgroup holds processes (cgroups(7), no internal processes)"
     return ""
+
+
+def setup_error(number: int, layer: str, step: str, arguments: Mapping[str, object]) -> SetupError:
+    """The exception for a step that failed, with what usually helps."""
+    return SetupError(number, layer=layer, step=step, arguments=arguments, hint=hint(step, number, arguments))
 
 
 #: ids that no distribution, no container tool and no default of useradd(8) hands out (systemd's "UIDs and GIDs" page

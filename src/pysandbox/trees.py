@@ -1,19 +1,22 @@
-"""Mounts that a root caller makes for a box: folders of the host in which the owner's ids are the payload's.
+"""What a box stands on: folders that it holds, and mounts of them in which the owner's ids are the payload's.
 
-See mount_setattr(2), "ID-mapped mounts".  An ordinary caller needs none: its box has its own id.
+A root caller makes those mounts; see mount_setattr(2), "ID-mapped mounts".  An ordinary caller needs none: its box has
+its own id.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from . import features, loop
 from ._native import ffi, lib
-from .errors import SetupError, UnsupportedError
+from .errors import ConfigError, SetupError, UnsupportedError
 from .plan import GivenTree
 
 _STEPS = ("openat2", "open_tree", "mount_setattr", "fsopen", "fsconfig", "fsmount")
@@ -98,6 +101,43 @@ def acting_as(ids: tuple[int, int]) -> Iterator[None]:
                 lib.pb_dumpable(1)
 
 
+def hold(image: str | None, kept: str | None, held: list[int]) -> None:
+    """Open and lock what a box stands on: its image is not removed meanwhile, and what it writes to is nobody else's.
+
+    The descriptors go to `held`.  Errors: `ConfigError` (a `kept` folder that is open to others), `SetupError`.
+    """
+    for folder, mode in ((image, fcntl.LOCK_SH), (kept, fcntl.LOCK_EX)):
+        if folder is None:
+            continue
+        try:
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            held.append(fd)
+            _lock(fd, mode)
+            if folder == kept and os.fstat(fd).st_mode & 0o077:
+                raise ConfigError(
+                    f"ChrootJail(upper=): {folder!r} must be closed to others (chmod 700): programs that a payload "
+                    "leaves there are the caller's, and may be set-user-ID",
+                    layers=("ChrootJail",),
+                )
+            for name in ("upper", "work") if folder == kept else ():
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o755, dir_fd=fd)
+        except OSError as error:
+            step = "flock" if error.errno == errno.EWOULDBLOCK else "open"
+            arguments = {"folder": folder}
+            raise features.setup_error(error.errno or errno.EIO, "ChrootJail", step, arguments) from None
+
+
+def _lock(fd: int, mode: int) -> None:
+    """flock(2); whoever removes an image from the cache holds it for a moment to see whether it is used."""
+    for _ in range(20 if mode == fcntl.LOCK_SH else 1):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, mode | fcntl.LOCK_NB)
+            return
+        time.sleep(0.05)
+    raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
+
+
 def _owner(tree: GivenTree) -> tuple[int, int]:
     try:
         found = os.stat(tree.folder)
@@ -147,6 +187,4 @@ def _mapped(tree: GivenTree, namespace: int) -> int:
 
 def _error(number: int, step: str, tree: GivenTree) -> SetupError:
     arguments = {"folder": tree.folder, "attributes": hex(tree.attributes)}
-    return SetupError(
-        number, layer="ChrootJail", step=step, arguments=arguments, hint=features.hint(step, number, arguments)
-    )
+    return features.setup_error(number, "ChrootJail", step, arguments)

@@ -355,6 +355,46 @@ def test_a_folder_swapped_with_a_symlink_meanwhile_leads_nowhere(root: Path, can
     assert_untouched(canary)
 
 
+@pytest.mark.parametrize("name", ["tmp", "dev", "proc", "etc", "work", "given", "data"])
+def test_what_an_overlay_stands_on_swapped_with_a_symlink_meanwhile_leads_nowhere(
+    root: Path, canary: Path, tmp_path: Path, name: str
+) -> None:
+    for folder in ("tmp", "dev", "proc", "etc", "work", "given"):
+        (root / folder).mkdir(exist_ok=True)
+    granted = tmp_path / "granted"
+    granted.mkdir()
+    link = root / ".other"
+    link.symlink_to(canary)
+    jail = ChrootJail(
+        root, overlay=True, workdir="/work", binds=(Bind(granted, "/given"),), files={"/etc/made": "x"}, hide=("/data",)
+    )
+    script = f"read line < /{name}/secret && echo $line; echo x > /{name}/secret; echo x > /{name}/new; :"
+    stop, swaps, built = threading.Event(), 0, 0
+
+    def swap() -> None:
+        nonlocal swaps
+        while not stop.is_set():
+            _exchange(root / name, link)
+            swaps += 1
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        for _ in range(30):
+            try:
+                result = shell(script, jail)
+            except (SetupError, ConfigError):
+                continue
+            built += 1
+            assert SECRET not in text(result)
+    finally:
+        stop.set()
+        swapper.join()
+    assert swaps > 100
+    assert built > 0
+    assert_untouched(canary)
+
+
 def test_a_source_swapped_with_a_symlink_meanwhile_leads_nowhere(root: Path, canary: Path, tmp_path: Path) -> None:
     source, link = tmp_path / "source", tmp_path / "link"
     source.mkdir()

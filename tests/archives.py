@@ -64,7 +64,7 @@ class Layout:
             "config": config or {},
             "rootfs": {"type": "layers", "diff_ids": [digest(layer) for layer in plain]},
         }
-        self.manifest = {
+        self.manifest: dict[str, Any] = {
             "schemaVersion": 2,
             "config": {"digest": self.add(json.dumps(self.config).encode())},
             "layers": [{"digest": self.add(blob), "size": len(blob)} for blob in blobs],
@@ -89,6 +89,21 @@ class Layout:
     def tar(self) -> bytes:
         """As an archive."""
         return tar(member(name, content) for name, content in self.all_files().items())
+
+    def by_docker(self, *tags: str, full: bool = True) -> dict[str, Any]:
+        """Name the image as Docker does from version 25 on; returns what it tells of it in manifest.json."""
+        (entry,) = self.entries
+        self.entries = []
+        for tag in tags:
+            names = {"org.opencontainers.image.ref.name": tag.rpartition(":")[2]}
+            if full:
+                names["io.containerd.image.name"] = f"docker.io/library/{tag}"
+            self.entries.append({**entry, "annotations": names})
+        paths = [f"blobs/sha256/{blob.partition(':')[2]}" for blob in self._blobs()]
+        return {"Config": paths[0], "RepoTags": list(tags), "Layers": paths[1:]}
+
+    def _blobs(self) -> list[str]:
+        return [self.manifest["config"]["digest"], *(layer["digest"] for layer in self.manifest["layers"])]
 
 
 def docker_save(

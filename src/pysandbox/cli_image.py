@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 
 from . import images
-from .errors import ConfigError
 from .images import Image
 
 
@@ -32,17 +31,9 @@ def image_command(options: argparse.Namespace) -> int:
         for image in [images.named(name) for name in options.names]:
             images.remove(image)
     else:
-        _prune()
+        for image in images.prune():
+            print(f"removed {image.digest}")
     return 0
-
-
-def _prune() -> None:
-    images.sweep()
-    for image in images.list_images():
-        if not image.names:
-            with contextlib.suppress(ConfigError):  # a box stands on it
-                images.remove(image)
-                print(f"removed {image.digest}")
 
 
 def _as_dict(image: Image) -> dict[str, object]:

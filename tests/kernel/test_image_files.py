@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
+import tarfile
+import threading
 from pathlib import Path
 
 import pytest
 
 import pysandbox
-from pysandbox import ChrootJail, Sandbox, SetupError, UnsupportedError
+from pysandbox import ChrootJail, Sandbox, SetupError, UnsupportedError, images
 
 LOOK = ["sh", "-c", "cat /etc/hello; ls /; echo more >> /etc/hello && cat /etc/hello"]
 
@@ -93,6 +96,39 @@ def test_others_than_root_are_told_what_to_do(busybox: Path, tmp_path: Path) -> 
     run(needs(program), *words(busybox, path)[1:])
     with pytest.raises(UnsupportedError, match="unsquashfs"):
         pysandbox.run(LOOK, ChrootJail(image=path))
+
+
+def test_boxes_on_an_image_are_entered_beside_those_who_prune(
+    busybox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    archive = tmp_path / "root.tar"
+    with tarfile.open(archive, "w") as file:
+        file.add(busybox, "./")
+    stop = threading.Event()
+    errors: list[BaseException] = []
+
+    def prune() -> None:
+        try:
+            while not stop.is_set():
+                images.prune()
+        except BaseException as error:
+            errors.append(error)
+
+    pruners = [threading.Thread(target=prune) for _ in range(2)]
+    for thread in pruners:
+        thread.start()
+    try:
+        for _ in range(15):
+            with contextlib.suppress(FileNotFoundError):  # as if it was long ago that it was asked for
+                os.utime(images.load(str(archive)).path, (1, 1))
+            with Sandbox(ChrootJail(image=archive)) as box:
+                assert box.run(["cat", "/etc/hello"], text=True, timeout=20).stdout == "hello\n"
+    finally:
+        stop.set()
+        for thread in pruners:
+            thread.join()
+    assert errors == []
 
 
 # --- what other tools write -----------------------------------------------------------------------------------------

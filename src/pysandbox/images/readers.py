@@ -1,15 +1,9 @@
-"""Reading archives from files: decompressed by what they begin with, hashed on the way, and bounded.
-
-gzip, bzip2 and xz are the standard library's; zstd is `compression.zstd` (Python 3.14) or the package zstandard.
-"""
+"""Reading archives from files: hashed on the way, forward only, and bounded."""
 
 from __future__ import annotations
 
-import bz2
 import contextlib
-import gzip
 import hashlib
-import importlib
 import io
 import lzma
 import os
@@ -18,13 +12,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NoReturn
 
-from ..errors import ConfigError, SandboxError, SetupError, UnsupportedError
+from ..errors import ConfigError, SandboxError, SetupError
 
 CHUNK = 1 << 20
 #: what `tarfile` may read of headers for one member: they say how long they are, and are read into memory
 _LONGEST_HEADER = 1 << 20
-_XZ_MEMORY = 256 << 20  # xz(1) -9 wants 65 MiB
-_MAGIC = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"))
+#: what may follow an archive's end: tar(1) fills its last record, which is of 10 KiB, and on tapes of a few MiB
+_LONGEST_PADDING = 16 << 20
 
 #: what an archive that is damaged or made up can make the readers raise
 _DAMAGED = (
@@ -35,6 +29,11 @@ _DAMAGED = (
 
 class Refused(Exception):
     """What an archive asks for and does not get, by name; its reader says of which archive."""
+
+
+def shortened(name: str) -> str:
+    """A text that nobody trusts, for an error: the beginning of it."""
+    return name if len(name) <= 200 else f"{name[:200]}..."
 
 
 class Member(tarfile.TarInfo):
@@ -137,6 +136,12 @@ class Forward(io.RawIOBase):
             self._advance(len(data))
         return self._at
 
+    def finish(self) -> None:
+        """Read what follows the archive's end, by which alone a decompressor knows that nothing is missing."""
+        self._most = min(self._most, self._at + _LONGEST_PADDING)
+        while data := self._raw.read(CHUNK):
+            self._advance(len(data))
+
     def _advance(self, count: int) -> None:
         self._at += count
         if self._at > self._most:
@@ -149,85 +154,14 @@ def again(file: IO[bytes]) -> IO[bytes]:
     return open(os.dup(file.fileno()), "rb", buffering=0)
 
 
-class _Xz(io.RawIOBase):
-    """xz, in bounded memory: how much is needed is what the archive says, up to 4 GiB."""
-
-    def __init__(self, below: IO[bytes]) -> None:
-        super().__init__()
-        self._below = below
-        self._decompressor: lzma.LZMADecompressor | None = None
-
-    def readable(self) -> bool:
-        """As `io.IOBase.readable`."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """As `io.RawIOBase.readinto`."""
-        while True:
-            if self._decompressor is None or self._decompressor.eof:
-                given = self._decompressor.unused_data if self._decompressor is not None else b""
-                while not given.strip(b"\0"):  # streams may be followed by zeros, and by others
-                    given = self._below.read(CHUNK >> 4)
-                    if not given:
-                        return 0
-                self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
-                piece = self._decompressor.decompress(given.lstrip(b"\0"), len(buffer))
-            else:
-                given = self._below.read(CHUNK >> 4) if self._decompressor.needs_input else b""
-                if not given and self._decompressor.needs_input:
-                    raise EOFError("it is cut off")
-                piece = self._decompressor.decompress(given, len(buffer))
-            if piece:
-                buffer[: len(piece)] = piece
-                return len(piece)
-
-
-class _Decompressed(io.BufferedReader):
-    """A decompressor's output; closing it closes what it reads from, which no decompressor does."""
-
-    def __init__(self, output: Any, below: IO[bytes]) -> None:
-        super().__init__(output, CHUNK)
-        self._below = below
-
-    def close(self) -> None:
-        """As `io.IOBase.close`."""
-        super().close()
-        self._below.close()
-
-
-def decompressed(raw: Any) -> IO[bytes]:
-    """The stream as it is, or decompressed; `raw` is any that has `readinto`, and need not be seekable."""
-    stream = io.BufferedReader(raw, CHUNK)
-    head = stream.peek(8)[:8]
-    kind = next((kind for magic, kind in _MAGIC if head.startswith(magic)), None)
-    try:
-        if kind == "gzip":
-            return _Decompressed(gzip.GzipFile(fileobj=stream), stream)
-        if kind == "bzip2":
-            return _Decompressed(bz2.BZ2File(stream), stream)
-        if kind == "xz":
-            return _Decompressed(_Xz(stream), stream)
-        if kind == "zstd":
-            return _Decompressed(_zstd(stream), stream)
-    except BaseException:
-        stream.close()
-        raise
-    return stream
-
-
-def _zstd(stream: IO[bytes]) -> Any:
-    with contextlib.suppress(ImportError):
-        return importlib.import_module("compression.zstd").ZstdFile(stream)
-    try:
-        zstandard = importlib.import_module("zstandard")
-    except ImportError:
-        raise UnsupportedError(
-            "an image compressed with zstd",
-            need="Python 3.14 or the package zstandard",
-            have="neither",
-            remedy="pip install 'pysandbox[zstd]'",
-        ) from None
-    return zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(stream, read_across_frames=True)
+def members(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
+    """The members of an archive that is not compressed, without keeping them."""
+    with tarfile.open(fileobj=file, mode="r:", errorlevel=2, tarinfo=Member) as archive:
+        empty = archive.firstmember is None  # type: ignore[attr-defined]  # Python 3.10 would look again
+        while not empty and (member := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]  # or it keeps them all
+            archive.pax_headers.clear()  # type: ignore[attr-defined]  # of all members to come: none that matters
+            yield member
 
 
 @contextlib.contextmanager
@@ -241,6 +175,6 @@ def telling(what: str) -> Iterator[None]:
         raise
     except _DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:  # decompressors raise it without a number
-            arguments = {"path": error.filename} if error.filename is not None else {}
+            arguments = {"path": shortened(str(error.filename))} if error.filename is not None else {}
             raise SetupError(error.errno, layer="ChrootJail", step="unpack", arguments=arguments) from None
         raise ConfigError(f"{what}: damaged or not what it says: {error}", layers=("ChrootJail",)) from None

@@ -18,11 +18,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..walking import remove_tree
-from .readers import CHUNK, Forward, Member, Refused
+from ..walking import DEEPEST, remove_tree
+from .readers import CHUNK, Forward, Refused, members, shortened
+from .times import FolderTimes
 
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 OPAQUE = "PYSANDBOX.opaque"  # as changes.py writes it
+_LONGEST_PART = 255  # NAME_MAX
+_LONGEST_LINK = 4095  # PATH_MAX
 _KEPT_FOLDERS = 32  # descriptors of folders that were used last
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -34,8 +37,13 @@ class Bounds:
 
     entries: int = 500_000
     size: int = 32 << 30  #: bytes of files, unpacked
-    depth: int = 128  #: folders in a name
+    depth: int = DEEPEST  #: folders in a name, as many as a box's own layers have
     name: int = 4095  #: bytes of a name: PATH_MAX
+
+    @property
+    def room(self) -> int:
+        """Bytes of an archive that keeps within the others: files, headers and padding."""
+        return self.size + 2048 * self.entries
 
 
 class Unpacker:
@@ -51,7 +59,8 @@ class Unpacker:
         self._folders: OrderedDict[tuple[str, ...], int] = OrderedDict()
         self._made: dict[tuple[str, ...], bytes] = {}  # by the layer: its members, and the types that they have
         self._above: set[tuple[str, ...]] = set()  # the folders that those are in
-        self._times: dict[tuple[str, ...], tuple[int, float]] = {}  # modes and times of folders, set at the end
+        self._emptied: set[tuple[str, ...]] = set()  # folders in which nothing is left but what the layer has put there
+        self._times = FolderTimes()
 
     def close(self) -> None:
         """Close the folders that are open."""
@@ -60,7 +69,7 @@ class Unpacker:
 
     def finish(self) -> None:
         """Give the folders the modes and times that they are to have, now that nothing more is made in them."""
-        for parts, (mode, mtime) in sorted(self._times.items(), reverse=True):  # those inside first
+        for parts, (mode, mtime) in self._times.inside_first():
             with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._opened(parts) as folder:
                 os.utime(folder, (mtime, mtime))
                 # Its owner, which we are, must be able to read it, and to remove it again.
@@ -69,25 +78,20 @@ class Unpacker:
 
     def layer(self, stream: Any) -> None:
         """Unpack a tar archive, which is not compressed any more, over what is there."""
-        self._made, self._above = {}, set()
-        room = self._bounds.size + 2048 * self._bounds.entries
-        with tarfile.open(fileobj=Forward(stream, room), mode="r:", errorlevel=2, tarinfo=Member) as archive:
-            data = archive.fileobj
-            assert isinstance(data, Forward)
-            empty = archive.firstmember is None  # type: ignore[attr-defined]  # Python 3.10 would look again
-            while not empty and (member := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]  # or it keeps them all
-                archive.pax_headers.clear()  # type: ignore[attr-defined]  # of all members to come: none that matters
-                data.next_member()
-                self._member(member, data)
-            if not data.at_end:  # tarfile takes a header that is damaged for the end
-                raise EOFError("a member that is none")
+        self._made, self._above, self._emptied = {}, set(), set()
+        data = Forward(stream, self._bounds.room)
+        for member in members(data):  # type: ignore[arg-type]  # all that is used of IO
+            data.next_member()
+            self._member(member, data)
+        if not data.at_end:  # tarfile takes a header that is damaged for the end
+            raise EOFError("a member that is none")
+        data.finish()
 
     # --- one member -----------------------------------------------------------------------------------------
 
     def _member(self, member: tarfile.TarInfo, data: Forward) -> None:
         self._count()
-        parts = self._parts(member.name)
+        parts = self._parts(member.name, is_folder=member.isdir())
         name = parts[-1] if parts else ""
         if self._covered is not None:
             self._own_member(member, parts, data)
@@ -154,7 +158,7 @@ class Unpacker:
             self._above.add(above)
             above = above[:-1]
 
-    def _parts(self, name: str) -> tuple[str, ...]:
+    def _parts(self, name: str, *, is_folder: bool = False) -> tuple[str, ...]:
         shown = _shown(name)
         if name.startswith("/"):
             raise Refused(f"{shown} is absolute")
@@ -165,8 +169,12 @@ class Unpacker:
         parts = tuple(part for part in name.split("/") if part not in ("", "."))
         if ".." in parts:
             raise Refused(f"{shown} leads upwards")
-        if len(parts) > self._bounds.depth:
+        if len(parts) - (not is_folder) > self._bounds.depth:
             raise Refused(f"{shown} is more than {self._bounds.depth} folders deep")
+        if len(name) > _LONGEST_PART // 4 and any(len(os.fsencode(part)) > _LONGEST_PART for part in parts):
+            raise Refused(f"{shown} has more than {_LONGEST_PART} bytes between two slashes")
+        if self._covered is None and _WHITEOUT in name and any(part.startswith(_WHITEOUT) for part in parts[:-1]):
+            raise Refused(f"{shown} lies in a whiteout")
         return parts
 
     def _folder(self, member: tarfile.TarInfo, parts: tuple[str, ...]) -> None:
@@ -174,7 +182,7 @@ class Unpacker:
         if parts:
             with self._parent(parts, _shown(member.name)) as folder:
                 self._make_folder(folder, parts)
-        self._times[parts] = (member.mode, _mtime(member))
+        self._times.put(parts, (member.mode, _mtime(member)))
 
     def _make_folder(self, folder: int, parts: tuple[str, ...]) -> None:
         try:
@@ -214,6 +222,8 @@ class Unpacker:
         # Whatever it says: it is never followed here, and in the box it is followed inside the box.
         if not member.linkname or "\0" in member.linkname:
             raise Refused(f"{_shown(member.name)} links to nothing")
+        if len(os.fsencode(member.linkname)) > _LONGEST_LINK:
+            raise Refused(f"{_shown(member.name)} links to more than {_LONGEST_LINK} bytes: {_shown(member.linkname)}")
         os.symlink(member.linkname, name, dir_fd=folder)
 
     def _hard_link(self, member: tarfile.TarInfo, folder: int, name: str, _: Forward) -> None:
@@ -266,7 +276,7 @@ class Unpacker:
             os.mkdir(parts[-1], 0o755, dir_fd=above)
             folder = os.open(parts[-1], _FOLDER, dir_fd=above)
         self._folders[parts] = folder
-        if len(self._folders) > max(_KEPT_FOLDERS, len(parts)):  # never one on the way to this one
+        while len(self._folders) > max(_KEPT_FOLDERS, len(parts)):  # never one on the way to this one
             os.close(self._folders.popitem(last=False)[1])
         return folder
 
@@ -291,53 +301,71 @@ class Unpacker:
             self._remove_tree(folder, parts)
 
     def _remove(self, parts: tuple[str, ...], name: str) -> None:
+        """Take away what earlier layers have of this name, whether this layer has it already or not yet."""
         if name in ("", ".", ".."):
             raise Refused(f"a whiteout of {name!r}")
         target = (*parts[:-1], name)
-        if target in self._made or target in self._above:
-            return  # it takes away what earlier layers have
-        try:
-            with self._opened(parts[:-1]) as folder:
+        if self._is_folder_of_layer(target):
+            self._empty(target)
+            self._forget(target)
+        elif target not in self._made:
+            with self._below("/".join(parts), "lies inside what is no folder"), self._opened(parts[:-1]) as folder:
                 self._replace(folder, target)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
-                raise
-            raise Refused(f"{_shown('/'.join(parts))} lies inside what is no folder") from None
 
     def _empty(self, parts: tuple[str, ...]) -> None:
-        """Take all out of a folder that earlier layers have put there."""
-        try:
-            with self._opened(parts) as folder:
-                self._empty_folder(folder, parts)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
-                raise
-            raise Refused(f"{_shown('/'.join(parts))} is made empty, and no folder") from None
+        """Take all out of a folder that earlier layers have put there: once a layer, as there is no more of it then."""
+        pending = [parts]
+        while pending:
+            path = pending.pop()
+            if path in self._emptied:
+                continue
+            self._emptied.add(path)
+            with self._below("/".join(path), "is made empty, and no folder"), self._opened(path) as folder:
+                pending += self._empty_folder(folder, path)
 
-    def _empty_folder(self, folder: int, parts: tuple[str, ...]) -> None:
+    def _empty_folder(self, folder: int, parts: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """Take all out of one that is of earlier layers; returns the folders that stay, to be made empty in turn."""
+        stay = []
         for name in os.listdir(folder):
             path = (*parts, name)
             if self._covered and path in self._covered:
                 continue
             if self._covered and any(covered[: len(path)] == path for covered in self._covered):
-                self._empty(path)
-            elif path in self._made:
-                if self._made[path] == tarfile.DIRTYPE:
-                    self._empty(path)
-            elif path in self._above:
-                self._empty(path)
-            else:
+                stay.append(path)
+            elif self._is_folder_of_layer(path):
+                self._forget(path)
+                stay.append(path)
+            elif path not in self._made:
                 self._replace(folder, path)
+        return stay
+
+    def _is_folder_of_layer(self, parts: tuple[str, ...]) -> bool:
+        """Whether this layer has a folder there, itself or by what it has in it."""
+        return parts in self._above or self._made.get(parts) == tarfile.DIRTYPE
+
+    def _forget(self, parts: tuple[str, ...]) -> None:
+        """Make a folder that was taken away what it is where it is made anew, if the layer does not say what."""
+        if self._covered is None and parts not in self._made:
+            self._times.forget(parts)
+            with self._below("/".join(parts), "is no folder"), self._opened(parts) as folder:
+                os.fchmod(folder, 0o755)
+
+    @contextlib.contextmanager
+    def _below(self, name: str, what: str) -> Iterator[None]:
+        """Where something is to be taken away: if the folder is not there it is nothing, and else it is to be one."""
+        try:
+            yield
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            raise Refused(f"{_shown(name)} {what}") from None
 
     def _remove_tree(self, folder: int, parts: tuple[str, ...]) -> None:
         for known in [known for known in self._folders if known[: len(parts)] == parts]:
             os.close(self._folders.pop(known))
-        for known in [known for known in self._times if known[: len(parts)] == parts]:
-            del self._times[known]
+        self._times.forget_tree(parts)
         remove_tree(parts[-1], folder)
 
 
@@ -347,4 +375,4 @@ def _mtime(member: tarfile.TarInfo) -> float:
 
 def _shown(name: str) -> str:
     """A name that nobody trusts, for an error."""
-    return repr(name if len(name) <= 200 else name[:200] + "...")
+    return repr(shortened(name))

@@ -26,7 +26,7 @@ def test_the_root_holds_nothing_but_what_was_granted() -> None:
 
 def test_etc_holds_nothing_that_names_users_hosts_or_secrets_of_the_machine() -> None:
     seen = set(answer("answer = [os.path.join(at, name) for at, _, names in os.walk('/etc') for name in names]"))
-    for secret in ("/etc/shadow", "/etc/gshadow", "/etc/hostname", "/etc/resolv.conf", "/etc/machine-id", "/etc/fstab"):
+    for secret in ("/etc/shadow", "/etc/gshadow", "/etc/hostname", "/etc/fstab"):
         assert secret not in seen
     assert not {name for name in seen if name.startswith(("/etc/ssl/private", "/etc/ssh", "/etc/sudoers"))}
 

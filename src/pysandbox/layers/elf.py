@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 import struct
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO
@@ -21,6 +22,7 @@ _NEEDED, _STRINGS, _RPATH, _RUNPATH = 1, 5, 15, 29
 _LARGEST = 1 << 30  # bytes of a file
 _MOST = 1 << 20  # bytes of a table or a name
 _DEEPEST = 8  # interpreters of interpreters
+_USUAL = ("/lib64", "/usr/lib64", "/lib", "/usr/lib")
 
 
 @dataclass
@@ -29,11 +31,12 @@ class Program:
 
     interpreter: str = ""
     needed: list[str] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)  #: where to look first
+    inherited: list[str] = field(default_factory=list)  #: where to look first, also for what it loads (DT_RPATH)
+    folders: list[str] = field(default_factory=list)  #: where to look in place of those (DT_RUNPATH)
 
 
-def read(path: str) -> Program | None:
-    """What an ELF file of 64 bits, or a script, needs; None for what is neither."""
+def read(path: str, origin: str) -> Program | None:
+    """What an ELF file of 64 bits, or a script, needs; None for what is neither.  `origin`: what $ORIGIN says."""
     try:
         with _opened(path) as file:
             head = file.read(_HEADER.size)
@@ -43,7 +46,7 @@ def read(path: str) -> Program | None:
             if head[:6] != b"\x7fELF\x02\x01" or len(head) < _HEADER.size:
                 return None
             file.seek(0)
-            return _read_elf(_Image(path, file.read(_LARGEST)), head)
+            return _read_elf(_Image(origin, file.read(_LARGEST)), head)
     except (OSError, struct.error, ValueError, OverflowError):  # none that the loader would take, either
         return None
 
@@ -60,8 +63,8 @@ def _opened(path: str) -> IO[bytes]:
 class _Image:
     """An ELF file in memory, and where its parts would be."""
 
-    def __init__(self, path: str, data: bytes) -> None:
-        self.path = path
+    def __init__(self, origin: str, data: bytes) -> None:
+        self.origin = origin
         self.data = data
         self.segments: list[tuple[int, int, int, int]] = []  # kind, offset, address, size
 
@@ -75,6 +78,10 @@ class _Image:
     def text(self, offset: int) -> str:
         end = self.data.index(b"\0", offset, offset + _MOST)
         return os.fsdecode(self.data[offset:end])
+
+    def path(self, offset: int) -> str:
+        """A text in which the file's own folder may stand."""
+        return self.text(offset).replace("${ORIGIN}", self.origin).replace("$ORIGIN", self.origin)
 
 
 def _read_elf(image: _Image, head: bytes) -> Program:
@@ -97,13 +104,30 @@ def _read_dynamic(image: _Image, program: Program, offset: int, length: int) -> 
     strings = next((image.offset(value) for tag, value in entries if tag == _STRINGS), None)
     if strings is None:
         return
-    origin = os.path.dirname(os.path.realpath(image.path))
     for tag, value in entries:
         if tag == _NEEDED:
-            program.needed.append(image.text(strings + value))
-        elif tag in (_RPATH, _RUNPATH):
-            for folder in image.text(strings + value).split(":"):
-                program.folders.append(folder.replace("${ORIGIN}", origin).replace("$ORIGIN", origin))
+            program.needed.append(image.path(strings + value))
+        elif tag == _RPATH:
+            program.inherited += image.path(strings + value).split(":")
+        elif tag == _RUNPATH:
+            program.folders += image.path(strings + value).split(":")
+    if program.folders:
+        program.inherited = []  # ld.so(8): DT_RPATH is ignored if there is DT_RUNPATH
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A file to look into, found under a path."""
+
+    path: str
+    is_library: bool = False  #: the kernel asks for no interpreter of it
+    inherited: tuple[str, ...] = ()  #: DT_RPATH of what loads it, and of what loads that
+    depth: int = 0
+
+    @property
+    def origin(self) -> str:
+        # The loader knows a program by what the kernel says of it, a library by the path it was found under.
+        return os.path.dirname(self.path if self.is_library else os.path.realpath(self.path))
 
 
 def files_of(path: str, folders: list[str]) -> Iterator[str]:
@@ -111,28 +135,35 @@ def files_of(path: str, folders: list[str]) -> Iterator[str]:
 
     `folders` are those of the loader's configuration; it looks there after the program's own.
     """
-    seen: set[str] = set()
-    libraries: set[str] = set()  # of which the kernel asks for no interpreter
-    waiting = [(path, 0)]
-    usual = [*folders, "/lib64", "/usr/lib64", "/lib", "/usr/lib"]
+    found: set[str] = set()
+    seen: set[tuple[str, bool]] = set()  # by their real paths: as the loader, which loads none twice
+    waiting = deque([_Wanted(path)])  # the loader goes breadth first
     while waiting:
-        found, depth = waiting.pop()
-        if found in seen or depth > _DEEPEST:
+        wanted = waiting.popleft()
+        if wanted.path not in found:
+            found.add(wanted.path)
+            yield wanted.path
+        key = (os.path.realpath(wanted.path), wanted.is_library)
+        if key in seen:
             continue
-        seen.add(found)
-        yield found
-        program = read(found)
-        if program is None:
-            continue
-        interpreter = program.interpreter
-        if interpreter and found not in libraries and os.path.isfile(interpreter) and os.access(interpreter, os.X_OK):
-            waiting.append((interpreter, depth + 1))
-        for name in program.needed:
-            candidates = [name] if "/" in name else [os.path.join(at, name) for at in (*program.folders, *usual)]
-            there = next((candidate for candidate in candidates if _fits(candidate)), None)
-            if there is not None:
-                libraries.add(os.path.normpath(there))
-                waiting.append((os.path.normpath(there), depth))
+        seen.add(key)
+        program = read(wanted.path, wanted.origin)
+        if program is not None:
+            waiting += _needs_of(program, wanted, folders)
+
+
+def _needs_of(program: Program, wanted: _Wanted, folders: list[str]) -> Iterator[_Wanted]:
+    interpreter = program.interpreter
+    is_asked_for = interpreter.startswith("/") and not wanted.is_library and wanted.depth < _DEEPEST
+    if is_asked_for and os.path.isfile(interpreter) and os.access(interpreter, os.X_OK):
+        yield _Wanted(interpreter, depth=wanted.depth + 1)
+    inherited = (*program.inherited, *wanted.inherited)
+    own = program.folders or inherited
+    for name in program.needed:
+        paths = [name] if "/" in name else [f"{folder}/{name}" for folder in (*own, *folders, *_USUAL) if folder]
+        there = next((path for path in paths if path.startswith("/") and _fits(path)), None)
+        if there is not None:
+            yield _Wanted(there, is_library=True, inherited=inherited, depth=wanted.depth)
 
 
 def _fits(path: str) -> bool:

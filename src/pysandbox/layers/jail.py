@@ -166,11 +166,15 @@ class ChrootJail(Layer):
     def for_program(cls, *programs: units.StrPath, binds: Sequence[Bind] = (), **options: Any) -> Self:
         """A root with just these programs, their interpreters and the libraries that they are linked with.
 
-        What a program loads later, or starts, is not known from its file: show it by `binds`, or name it too.
+        What a program loads later, or starts, is not known from its file: show it by `binds`, or name it too.  Symlinks
+        that lead to these files are there as on the host, also at its top (/lib → usr/lib).
         """
         from . import roots  # as images, below: only for those who ask for them
 
-        return cls.minimal(binds=_joined(roots.program_binds(programs), binds), **options)
+        found = roots.programs(programs)
+        given = tuple_of(binds, Bind, "binds")
+        options["symlinks"] = found.links_beside(given, options.pop("symlinks", ()))
+        return cls.minimal(binds=_joined([*found.binds.values()], given), **options)
 
     @classmethod
     def python(
@@ -183,31 +187,36 @@ class ChrootJail(Layer):
     ) -> Self:
         """A root with a Python and the system's libraries, and no other program.
 
+        The running one has all of its `sys.path`, PYTHONPATH and editable installs too, but for the current folder and
+        that of the running script: show those by `binds`.  A PYTHONPATH of `env` is looked at first.
+
         :param venv: a virtual environment whose interpreter and packages it has, in place of the running ones.
-        :param packages: names of installed packages; then these and what they require are all that can be imported
-            besides the standard library.
+        :param packages: names of packages installed from wheels; then these and what they require are all that can be
+            imported besides the standard library.
         """
         from . import roots
 
-        found, hidden = roots.python_binds(venv), []
-        if packages is not None:
-            if venv is not None:
-                raise ConfigError("ChrootJail.python() takes venv= or packages=, not both", layers=("ChrootJail",))
-            found += roots.package_binds(units.names(packages, "ChrootJail.python(packages=)"))
-            shown = [str(bind.target) for bind in found]
-            hidden = [path for path in roots.package_folders() if any(path.startswith(f"{name}/") for name in shown)]
-            options["env"] = {"PYTHONPATH": roots.PACKAGES, **dict(options.get("env", {}))}
-        return cls.minimal(binds=_joined(found, binds), hide=(*hidden, *options.pop("hide", ())), **options)
+        found = roots.python(venv, packages)
+        given = tuple_of(binds, Bind, "binds")
+        options["symlinks"] = found.links_beside(given, options.pop("symlinks", ()))
+        options["env"] = roots.variables_beside(found.env, options.pop("env", ()))
+        hide = options.pop("hide", ())
+        if not isinstance(hide, str):  # which is refused, as everywhere
+            hide = (*found.hidden, *units.names(hide, "ChrootJail.python(hide=)"))
+        return cls.minimal(binds=_joined([*found.binds.values()], given), hide=hide, **options)
 
     @classmethod
     def host_readonly(cls, hide: Sequence[str] = (), **options: Any) -> Self:
         """The whole host, read-only, with a /tmp, /dev and /proc of the box's own.
 
-        Hidden are the folders of users, of services' sockets and of logs, and what `hide` says.
+        Hidden are the folders of users, of services' sockets and of logs, the machine's id, and what `hide` says: paths
+        of the host that exist, symlinks with what they lead to.  Below /tmp, /dev and /proc there is nothing to hide.
         """
         from . import roots
 
-        return cls("/", hide=roots.secret_folders(units.names(hide, "ChrootJail.host_readonly(hide=)")), **options)
+        given = units.names(hide, "ChrootJail.host_readonly(hide=)")
+        shown = tuple_of(options.get("binds", ()), Bind, "binds")
+        return cls("/", hide=roots.secret_paths(given, shown), **options)
 
     def _check_image_and_overlay(self) -> None:
         put = object.__setattr__
@@ -282,8 +291,6 @@ class ChrootJail(Layer):
                 entries[path] = Link(destination)
             for source, target in system.folders():
                 entries[target] = Bind(source, target, optional=target.startswith("/etc/"))
-        else:
-            entries |= {path: File(content) for path, content in system.more_own_files()}
         for path, content in system.own_files(facts_uid, workdir):
             entries[path] = File(content)
         if self.with_python:

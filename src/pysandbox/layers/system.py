@@ -78,14 +78,8 @@ def own_files(uid: int, home: str) -> tuple[tuple[str, bytes], ...]:
         *_copy_of("/etc/ssl/openssl.cnf"),
         ("/etc/hosts", b"127.0.0.1 localhost sandbox\n::1 localhost\n"),
         ("/etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files dns\n"),
-    )
-
-
-def more_own_files() -> tuple[tuple[str, bytes], ...]:
-    """What roots without the system's folders have besides: nothing to ask for names, and an id that is nobody's."""
-    return (
         ("/etc/resolv.conf", b"# no name servers\n"),
-        ("/etc/machine-id", b"73616e64626f782d6e6f742d612d6d61\n"),
+        ("/etc/machine-id", b"73616e64626f782d6e6f742d612d6d61\n"),  # nobody's
     )
 
 

@@ -42,6 +42,7 @@ from .layers import (  # noqa: E402
     Layer,
     Namespaces,
     Rlimits,
+    Seccomp,
     Tmpfs,
 )
 from .oneshot import popen, run  # noqa: E402
@@ -83,6 +84,7 @@ __all__ = [
     "SandboxError",
     "SandboxTimeout",
     "Savepoint",
+    "Seccomp",
     "SetupError",
     "Stats",
     "Tmpfs",

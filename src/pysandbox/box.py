@@ -41,7 +41,7 @@ _SETUP, _RUN, _OPEN, _LAST_RUN, _PREPARE, _UPPER = 1, 2, 3, 4, 5, 6
 _MEASURE = 0x100
 _OPEN_BODY = struct.Struct("=IIIII")
 REPLY = struct.Struct("=IIiiiI10Q")
-READY, FAILED, STARTED, ENDED = 1, 2, 3, 4
+READY, FAILED, STARTED, ENDED, LISTENING = 1, 2, 3, 4, 5
 _ORDER = struct.Struct("=II")
 _MOMENT = struct.pack("@ll", 0, 100_000)  # a timeval, 100 ms
 ORDER_SIGNAL, ORDER_SIGNAL_GROUP, ORDER_KILL = 1, 2, 3
@@ -117,6 +117,7 @@ class StartedRun:
     socket: socket.socket
     pid: int
     number: int  #: of all the runs that were started in the box
+    listener: int = -1  #: tells of calls that end the run (seccomp_unotify(2)); -1: none does, or the kernel ends it
 
     def order(self, kind: int, number: int = 0) -> None:
         """Tell init to signal or kill the run; a run that has ended already is no error."""
@@ -126,6 +127,9 @@ class StartedRun:
     def close(self) -> None:
         """Let go of the run: what is left of it is killed."""
         self.socket.close()
+        listener, self.listener = self.listener, -1
+        if listener >= 0:
+            os.close(listener)
 
 
 #: how many boxes this process has made; for tests, which look for what is left behind
@@ -337,6 +341,7 @@ class Box:
         """
         self._check_owner()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        run: StartedRun | None = None
         try:
             request = (_LAST_RUN if last else _RUN) | (_MEASURE if measure else 0)
             try:
@@ -352,22 +357,32 @@ class Box:
                 os.close(theirs.detach())
             if not self._ready:
                 patience = None  # for the rest of the set-up, too
-            reply = self._receive_start(ours, min(_PATIENCE, max(_LEAST_PATIENCE, patience or _PATIENCE)))
+            run = StartedRun(ours, 0, number)
+            reply = self._receive_start(run, min(_PATIENCE, max(_LEAST_PATIENCE, patience or _PATIENCE)))
             if reply.kind != STARTED:
                 raise step_error(plan, reply)
         except BaseException:
             ours.close()
+            if run is not None:
+                run.close()
             raise
-        return StartedRun(ours, reply.pid, number)
+        run.pid = reply.pid
+        return run
 
-    def _receive_start(self, ours: socket.socket, patience: float) -> Reply:
+    def _receive_start(self, run: StartedRun, patience: float) -> Reply:
+        ours = run.socket
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _MOMENT)
         data = b""
         begin = time.monotonic()
         while True:
             try:
-                data = ours.recv(REPLY.size)
-                break
+                if not self.blueprint.is_heard:
+                    data = ours.recv(REPLY.size)
+                    break
+                data, fds, _, _ = socket.recv_fds(ours, REPLY.size, 1)
+                if not fds:
+                    break
+                run.listener = fds[0]
             except BlockingIOError:
                 if time.monotonic() > begin + patience:
                     self._give_up("start", patience)

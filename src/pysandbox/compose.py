@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from . import features, units
 from .errors import ConfigError
-from .layers import Capabilities, CgroupLimits, ChrootJail, Environment, Layer, Namespaces, Rlimits, ambient
+from .layers import Capabilities, CgroupLimits, ChrootJail, Environment, Layer, Namespaces, Rlimits, Seccomp, ambient
 from .plan import Blueprint, Facts, Phase, Step, Verb, filled
 from .result import Enforcement, Level
 
@@ -36,7 +36,7 @@ DEFAULT_LIMITS = CgroupLimits(
 @functools.cache
 def default_layers() -> tuple[Layer, ...]:
     """The layers of `Sandbox()`: the strongest box that runs ordinary programs."""
-    return (Namespaces(), ChrootJail(), DEFAULT_LIMITS, Rlimits(), Environment(), Capabilities())
+    return (Namespaces(), ChrootJail(), DEFAULT_LIMITS, Rlimits(), Environment(), Capabilities(), Seccomp())
 
 
 def merge(given: Iterable[object], base: Base) -> dict[type[Layer], Layer]:

@@ -159,6 +159,8 @@ class _Launcher:
         """Make the run's cgroup, or put the watch in its place where that is allowed."""
         held = self.held
         bounds, rlimits = held.bounds, self.box.blueprint.rlimits
+        if self.box.blueprint.is_filtered:
+            bounds = replace(bounds, is_filtered=True)
         cpu, fsize = rlimits.get(resource.RLIMIT_CPU), rlimits.get(resource.RLIMIT_FSIZE)
         if cpu is not None or fsize is not None:
             bounds = replace(bounds, rlimit_cpu=cpu, rlimit_fsize=fsize)

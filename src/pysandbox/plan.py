@@ -96,7 +96,9 @@ class Verb(enum.IntEnum):
     GIVEN_TREE = 36
     OVERLAY = 37
     COVER = 38
-    EXEC = 39
+    SECCOMP = 39
+    SECCOMP_HEARD = 40
+    EXEC = 41
 
 
 #: s string, b bytes, l list of strings, f descriptor (index into those sent along), u number
@@ -142,6 +144,8 @@ KINDS: dict[Verb, tuple[str, ...]] = {
         Verb.GIVEN_TREE: "u:slot f:mount",
         Verb.OVERLAY: "u:size u:inodes u:lower u:upper u:owner",
         Verb.COVER: "s:path b:content",
+        Verb.SECCOMP: "b:filter",
+        Verb.SECCOMP_HEARD: "b:filter b:killing f:socket",
         Verb.EXEC: "l:candidates l:argv l:env",
     }.items()
 }
@@ -357,6 +361,8 @@ class Blueprint:
     private: PrivatePaths = PrivatePaths()
     kept: str | None = None  #: the folder that keeps what is written through an overlay
     image: str | None = None  #: the folder of the image that the box stands on
+    is_filtered: bool = False  #: runs have filters of system calls
+    is_heard: bool = False  #: and some of the calls end a run, of which we are to hear
     next_tree: int = 0
     recent_plans: dict[tuple[object, ...], Plan] = field(default_factory=dict)  #: of runs, by what made them differ
 
@@ -364,6 +370,8 @@ class Blueprint:
         """Contribute a step; the phase says whether to the box or to each run."""
         step = Step(phase, verb, args, layer)
         (self.run_steps if phase >= Phase.CGROUP else self.box_steps).append(step)
+        self.is_filtered |= verb in (Verb.SECCOMP, Verb.SECCOMP_HEARD)
+        self.is_heard |= verb is Verb.SECCOMP_HEARD
         if verb is Verb.SETRLIMIT:
             self.rlimits[int(str(args[0]))] = int(str(args[1]))
 

@@ -30,6 +30,7 @@ from .interrupts import INTERRUPTIBLE, UNINTERRUPTED
 from .launch import Held, launch
 from .plan import CgroupRequest
 from .result import Result, Stats, Verdict
+from .seccomp import notify
 from .supervise import Ending, Order, Supervisor
 
 _CHUNK = 1 << 16
@@ -86,6 +87,8 @@ class Popen(Generic[AnyStr]):
         self._poll = select.poll()
         self._watched: dict[int, str] = {}  # descriptor → "init", "stdin", "stdout", "stderr"
         self._watch(run.socket.fileno(), "init", select.POLLIN)
+        if run.listener >= 0:
+            self._watch(run.listener, "calls", select.POLLIN)
         self._samples: list[Stats] = []
         self._next_sample = started if command.sample_interval is not None else math.inf
         try:
@@ -216,6 +219,8 @@ class Popen(Generic[AnyStr]):
             self._hear_of_oom(fd)
         elif name == "pressure":
             self._hear_of_pressure(fd, event)
+        elif name == "calls":
+            self._hear_of_call(fd, event)
         elif event & select.POLLIN:
             self._read_output(name)
         else:  # closed at the other end, and empty
@@ -231,6 +236,15 @@ class Popen(Generic[AnyStr]):
             time.sleep(0.001)
         if leaf is not None and leaf.oom_kills():
             self._carry_out(self._supervisor.end_the_rest(time.monotonic()))
+
+    def _hear_of_call(self, fd: int, event: int) -> None:
+        """A process of the run waits in a call that ends it."""
+        call = notify.receive(fd) if event & select.POLLIN else None
+        if call is not None:
+            order = self._supervisor.stop(time.monotonic(), Verdict.FORBIDDEN_SYSCALL, call, at_once=True)
+            self._carry_out(order)
+        if call is not None or not event & select.POLLIN:  # one is enough; or none is left who could make one
+            self._unwatch(fd)
 
     def _hear_of_pressure(self, fd: int, event: int) -> None:
         if event & select.POLLIN:  # an eventfd, which has a count to take

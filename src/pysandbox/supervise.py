@@ -50,6 +50,7 @@ class Bounds:
     rlimit_cpu: int | None = None  #: seconds of each process, at which the kernel sends SIGXCPU
     rlimit_fsize: int | None = None  #: bytes of each file, at which the kernel sends SIGXFSZ
     idle: float | None = None  #: seconds without a millisecond of CPU time
+    is_filtered: bool = False  #: by seccomp, which kills with SIGSYS
     extra: float = 0.0  #: seconds past a time limit before the run is stopped; the verdict stands
 
 
@@ -357,6 +358,12 @@ class Supervisor:
             limit = f"RLIMIT_FSIZE {self.bounds.rlimit_fsize} bytes"
             evidence["file_size"] = f"SIGXFSZ, which the kernel sends at {limit} (or the program to itself)"
             return Verdict.OUTPUT_EXCEEDED
+        if returncode == -signal.SIGSYS and self.bounds.is_filtered:
+            # No siginfo says of a process that was killed by whom it was.
+            evidence["syscall"] = (
+                "SIGSYS, which seccomp kills by where nobody listens (or the program sent it to itself)"
+            )
+            return Verdict.FORBIDDEN_SYSCALL
         if -returncode in self.sent:
             evidence["ledger"] = f"KILLED: send_signal({-returncode})"
             return Verdict.KILLED

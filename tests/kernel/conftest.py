@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import pysandbox
+
+
+@pytest.fixture
+def without_seccomp() -> Iterator[None]:
+    """For tests of what other layers keep: a filter of system calls would keep it too."""
+    with pysandbox.Seccomp("off"):
+        yield
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ from pysandbox.result import Level
 
 Fresh = Callable[..., "subprocess.CompletedProcess[str]"]
 
+pytestmark = pytest.mark.usefixtures("without_seccomp")
+
 SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 BIND = """
 import socket

@@ -21,6 +21,8 @@ from pysandbox import (
     Sandbox,
 )
 
+pytestmark = pytest.mark.usefixtures("without_seccomp")
+
 Fresh = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -15,6 +15,8 @@ from jailed import answer, prefixes
 import pysandbox
 from pysandbox import Bind, CgroupLimits, ChrootJail, ConfigError, Namespaces, Sandbox, Tmpfs
 
+pytestmark = pytest.mark.usefixtures("without_seccomp")
+
 # --- what is visible -------------------------------------------------------------------------------------------------
 
 

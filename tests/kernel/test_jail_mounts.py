@@ -15,6 +15,8 @@ import pysandbox
 from pysandbox import Bind, Capabilities, ChrootJail, ConfigError, Namespaces, Sandbox, SetupError, Tmpfs
 from pysandbox.result import Level
 
+pytestmark = pytest.mark.usefixtures("without_seccomp")
+
 # --- binds -----------------------------------------------------------------------------------------------------------
 
 

@@ -13,12 +13,15 @@ import pytest
 
 import pysandbox
 from pysandbox import PIPE, CommandNotFoundError, Namespaces, Sandbox, SandboxError, SetupError, Verdict, features
-from pysandbox.box import Box, Reply
+from pysandbox.box import Box, Reply, StartedRun
 
 #: with which the payload has the same id as init and the keepers, as always where the caller is an ordinary user
 SAME_ID = (Namespaces(uid=0, gid=0),) if features.is_privileged() else ()
 
 KILL_THE_PARENT = "import os, time; os.kill(os.getppid(), 9); time.sleep(100)"
+
+pytestmark = pytest.mark.usefixtures("without_seccomp")
+
 STOP_EVERYBODY = """
 import os, signal, sys
 print("on", flush=True)
@@ -36,12 +39,12 @@ def test_a_keeper_that_is_killed_before_it_can_say_that_its_program_runs_is_no_f
     with Sandbox(*SAME_ID) as box, box.popen(["sleep", "100"]) as other:
         receive = Box._receive_start
 
-        def cut_off(self: Box, ours: socket.socket, patience: float) -> Reply:
+        def cut_off(self: Box, run: StartedRun, patience: float) -> Reply:
             """As if the keeper had died first: nothing has come, and nothing will."""
-            ours.shutdown(socket.SHUT_RDWR)
-            while ours.recv(1024):
+            run.socket.shutdown(socket.SHUT_RDWR)
+            while run.socket.recv(1024):
                 pass
-            return receive(self, ours, patience)
+            return receive(self, run, patience)
 
         monkeypatch.setattr(Box, "_receive_start", cut_off)
         result = box.run(["sleep", "100"], timeout=20)

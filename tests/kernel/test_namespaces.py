@@ -22,6 +22,8 @@ import pysandbox
 from pysandbox import PIPE, ChrootJail, ConfigError, Environment, Layer, Namespaces, Sandbox, SetupError
 from pysandbox.result import Level
 
+pytestmark = pytest.mark.usefixtures("without_seccomp")
+
 FIELDS = ("user", "pid", "mount", "net", "ipc", "uts", "cgroup", "time")
 LOWEST_OF_OURS = 1879048192
 NEW_USER = 0x10000000

@@ -22,6 +22,8 @@ Fresh = Callable[..., "subprocess.CompletedProcess[str]"]
 
 # --- signals, umask, session -----------------------------------------------------------------------------------------
 
+pytestmark = pytest.mark.usefixtures("without_seccomp")
+
 DISTURBED = """
 import os, signal, sys, pysandbox
 for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGXFSZ):

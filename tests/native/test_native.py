@@ -28,7 +28,7 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno
 
 needs_source = pytest.mark.skipif(not NATIVE.is_dir(), reason="needs the source tree; this is an installed copy")
 
-INIT = [NATIVE / f"{name}.c" for name in ("init", "messages", "files", "decode", "steps", "mounts", "paths")]
+INIT = [NATIVE / f"{name}.c" for name in ("init", "messages", "files", "decode", "steps", "mounts", "paths", "filters")]
 
 
 def compile_c(output: Path, sources: list[Path], *flags: str) -> None:

@@ -8,6 +8,7 @@ from .jail import ChrootJail
 from .limits import CgroupLimits, IoLimit
 from .namespaces import Namespaces
 from .rlimits import Rlimits
+from .seccomp import Seccomp
 
 __all__ = [
     "Bind",
@@ -19,6 +20,7 @@ __all__ = [
     "Layer",
     "Namespaces",
     "Rlimits",
+    "Seccomp",
     "Tmpfs",
     "ambient",
 ]

@@ -1,8 +1,9 @@
 """What Python sees of the C code: run by the build, writes the source of the cffi extension.
 
-    python build_native.py OUTPUT.c
+    python build_native.py OUTPUT.c LIBSECCOMP.py
 
-The extension is `pysandbox._native`: starting init, and the table of verbs for the tests.
+The extension is `pysandbox._native`: starting init, and the table of verbs for the tests.  LIBSECCOMP.py becomes
+`pysandbox._libseccomp`, by which the system's libseccomp is loaded when a filter is compiled.
 """
 
 from __future__ import annotations
@@ -31,6 +32,19 @@ int pb_check_plan(const char *bytes, size_t size, uint32_t nfds, uint32_t *bad);
 size_t pb_reply_size(void);
 """
 
+LIBSECCOMP = """
+struct scmp_arg_cmp { unsigned int arg; int op; uint64_t datum_a; uint64_t datum_b; };
+void *seccomp_init(uint32_t def_action);
+void seccomp_release(void *ctx);
+int seccomp_attr_set(void *ctx, int attr, uint32_t value);
+int seccomp_syscall_resolve_name(const char *name);
+char *seccomp_syscall_resolve_num_arch(uint32_t arch_token, int num);
+int seccomp_rule_add_array(void *ctx, uint32_t action, int syscall, unsigned int arg_cnt,
+    const struct scmp_arg_cmp *arg_array);
+int seccomp_export_bpf(void *ctx, int fd);
+void free(void *ptr); /* the C library's, which libseccomp brings along */
+"""
+
 SOURCE = """
 #include <stdlib.h>
 #include <string.h>
@@ -57,13 +71,17 @@ static size_t pb_reply_size(void) { return sizeof(struct pb_reply); }
 """
 
 
-def main(output: str) -> None:
-    """Write the extension's C source to `output`."""
+def main(output: str, libseccomp: str) -> None:
+    """Write the extension's C source, and the module that loads libseccomp."""
     ffi = cffi.FFI()
     ffi.cdef(DECLARATIONS)
     ffi.set_source("pysandbox._native", SOURCE)
     ffi.emit_c_code(output)
+    loaded = cffi.FFI()
+    loaded.cdef(LIBSECCOMP)
+    loaded.set_source("pysandbox._libseccomp", None)
+    loaded.emit_python_code(libseccomp)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

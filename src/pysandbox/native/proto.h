@@ -35,7 +35,7 @@ struct pb_open {
     uint32_t links; /* follow symlinks, inside the box (reading only) */
 };
 
-enum pb_reply_kind { PB_READY = 1, PB_FAILED = 2, PB_STARTED = 3, PB_ENDED = 4 };
+enum pb_reply_kind { PB_READY = 1, PB_FAILED = 2, PB_STARTED = 3, PB_ENDED = 4, PB_LISTENING = 5 /* comes before STARTED, with a descriptor */ };
 
 struct pb_reply {
     uint32_t kind;

@@ -7,6 +7,7 @@
  */
 #include "steps.h"
 
+#include "filters.h"
 #include "mounts.h"
 #include "sys.h"
 
@@ -233,6 +234,8 @@ static long carry_out(struct pb_context *c, const struct pb_plan *plan, const st
     case PB_VERB_GIVEN_TREE: return pb_given_tree(c, a[0], FD(1));
     case PB_VERB_OVERLAY: return pb_overlay_root(c, a);
     case PB_VERB_COVER: return pb_cover(c, STRING(0), STRING(1), pb_length(a[1]));
+    case PB_VERB_SECCOMP: return pb_seccomp(STRING(0), pb_length(a[0]));
+    case PB_VERB_SECCOMP_HEARD: return pb_seccomp_heard(STRING(0), pb_length(a[0]), STRING(1), pb_length(a[1]), FD(2));
     case PB_VERB_EXEC: {
         const char **room = c->pointers, **end = room + c->n_pointers;
         const char **argv = pointers(&room, end, STRING(1), pb_length(a[1]));

@@ -53,6 +53,8 @@
     X(GIVEN_TREE, "uf")                  \
     X(OVERLAY, "uuuuu")                  \
     X(COVER, "sb")                       \
+    X(SECCOMP, "b")                      \
+    X(SECCOMP_HEARD, "bbf")              \
     X(EXEC, "lll")
 
 enum pb_verb {

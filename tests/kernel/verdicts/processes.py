@@ -43,7 +43,7 @@ from .rows import (
 
 SIGNALS: list[Row] = [
     *(signal_itself(name) for name in ("SIGKILL", "SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL")),
-    *(signal_itself(name) for name in ("SIGTERM", "SIGXCPU", "SIGXFSZ", "SIGSYS", "SIGRTMAX")),
+    *(signal_itself(name) for name in ("SIGTERM", "SIGXCPU", "SIGXFSZ", "SIGRTMAX")),
     signal_itself(
         "SIGKILL",
         id="sigkill-to-itself-with-limits",

@@ -247,6 +247,18 @@ def test_a_filter_can_be_read() -> None:
     assert "return errno 38" in text
 
 
+@pytest.mark.parametrize("name", ["read", "socket", "ioctl"])
+def test_two_filters_in_one_answer_as_the_first_and_then_the_second(name: str) -> None:
+    call = libseccomp.number(name)
+    assert call is not None
+    refusing = Seccomp().errno("EDOM", "socket", when=Arg(0, "==", 1)).policy.filters()[-1]
+    listing = Seccomp("strict").deny("ioctl").policy.filters()[-1]
+    both = bpf.chained(refusing, listing)
+    for arguments in ((1, 1, 0), (2, 1, 0), (0, 0x5412)):
+        first, second = (bpf.evaluate(one, bpf.Call(call, arguments)) for one in (refusing, listing))
+        assert bpf.evaluate(both, bpf.Call(call, arguments)) == (second if first == bpf.ALLOW else first)
+
+
 def test_the_strictest_of_several_answers_counts() -> None:
     assert bpf.strictest([bpf.ALLOW, bpf.ERRNO | 5, bpf.LOG]) == bpf.ERRNO | 5
     assert bpf.strictest([bpf.ERRNO | 5, bpf.ERRNO | 6]) == bpf.ERRNO | 5  # of the newest

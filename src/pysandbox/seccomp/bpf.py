@@ -81,6 +81,19 @@ def instructions(program: bytes) -> list[tuple[int, int, int, int]]:
     return list(_INSTRUCTION.iter_unpack(program))
 
 
+def chained(first: bytes, second: bytes) -> bytes:
+    """One filter that answers as the first does, and where that lets a call through, as the second does.
+
+    It costs half as much to install as two.
+    """
+    code = instructions(first)
+    parts = []
+    for at, fields in enumerate(code):
+        is_passed_on = fields == (_RET_K, 0, 0, ALLOW)
+        parts.append(_INSTRUCTION.pack(*((_JA, 0, 0, len(code) - at - 1) if is_passed_on else fields)))
+    return b"".join(parts) + second
+
+
 def evaluate(program: bytes, call: Call) -> int:
     """What a filter answers to a call, as the kernel would run it (Documentation/networking/filter.rst)."""
     data = call.data()

@@ -134,7 +134,7 @@ class Policy:
         So each lets the next be installed, whatever the list says of seccomp(2).
         """
         made = _compiled(self.rules)
-        return tuple(program for program in (made.killing, made.refusing, *self.programs, made.listing) if program)
+        return (*([made.killing] if made.killing else []), *self.programs, made.listing)
 
     @property
     def heard(self) -> tuple[bytes, bytes] | None:
@@ -186,8 +186,7 @@ def program(value: object) -> bytes:
 
 
 class _Filters(NamedTuple):
-    listing: bytes  #: which calls there are
-    refusing: bytes = b""  #: arguments that are not to be
+    listing: bytes  #: which calls there are, with which arguments
     killing: bytes = b""
     asking: bytes = b""  #: the same, with a notification in place of the kill (seccomp_unotify(2))
 
@@ -201,7 +200,7 @@ _DEFAULT = bpf.ERRNO | errno.ENOSYS
 def _compiled(rules: tuple[Rule, ...]) -> _Filters:
     """The filters of rules.
 
-    libseccomp lets a rule for all cases cover those with comparisons, so they cannot be in one; and a notification
+    libseccomp lets a rule for all cases cover those with comparisons, so it makes two, which we join.  A notification
     gives way to an error, so what kills must be let through by the others.
     """
     usual, cases = _by_call(rules)
@@ -234,7 +233,9 @@ def _compiled(rules: tuple[Rule, ...]) -> _Filters:
         libseccomp.compiled(bpf.ALLOW, answers, bpf.KILL_PROCESS) if answers else b""
         for answers in (refused, killed, asked)
     )
-    return _Filters(libseccomp.compiled(_DEFAULT, listed, bpf.KILL_PROCESS), *over)
+    refusing, killing, asking = over
+    listing = libseccomp.compiled(_DEFAULT, listed, bpf.KILL_PROCESS)
+    return _Filters(bpf.chained(refusing, listing) if refusing else listing, killing, asking)
 
 
 def _by_call(rules: tuple[Rule, ...]) -> tuple[dict[str, Rule], dict[str, list[Rule]]]:

@@ -50,6 +50,7 @@ from .process import Popen  # noqa: E402
 from .result import Enforcement, Level, Result, Stats, Usage, Verdict  # noqa: E402
 from .sandbox import Sandbox  # noqa: E402
 from .savepoints import Savepoint  # noqa: E402
+from .seccomp.policy import Arg  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -57,6 +58,7 @@ __all__ = [
     "DEVNULL",
     "PIPE",
     "STDOUT",
+    "Arg",
     "Bind",
     "CallError",
     "Capabilities",

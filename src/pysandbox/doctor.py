@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from . import cgroups, features
 from .errors import SandboxError
-from .layers import CgroupLimits, ChrootJail, Namespaces
+from .layers import CgroupLimits, ChrootJail, Namespaces, Seccomp
 from .oneshot import run
 from .result import Level
 from .sandbox import Sandbox
@@ -83,6 +83,15 @@ def _limits() -> Finding:
     return Finding("limits", Level.FULL, f"{group.kind}: memory and processes of each run as a whole")
 
 
+def _filters() -> Finding:
+    try:
+        run(["/bin/true"], Seccomp(), base=()).check_returncode()
+    except SandboxError as error:
+        fix = getattr(error, "remedy", "") or getattr(error, "hint", "")
+        return Finding("system calls", Level.NONE, str(error), fix)
+    return Finding("system calls", Level.FULL, "seccomp filters, compiled by libseccomp")
+
+
 def _default_box() -> Finding:
     try:
         with Sandbox() as box:
@@ -102,4 +111,4 @@ def clean(parents: Sequence[str] = ()) -> list[str]:
 
 def examine() -> list[Finding]:
     """Look at everything."""
-    return [_host(), _namespaces(), _root(), _limits(), _default_box()]
+    return [_host(), _namespaces(), _root(), _limits(), _filters(), _default_box()]

@@ -24,6 +24,12 @@ def error_of(action, *args):
     except OSError as error:
         return errno.errorcode[error.errno]
     return "allowed"
+def write(path, data="x"):
+    with open(path, "w") as file:
+        file.write(data)
+def mounts():
+    lines = [line.split() for line in open("/proc/self/mountinfo")]
+    return {fields[4]: fields[5].split(",") for fields in lines}
 """
 
 
@@ -51,3 +57,9 @@ def status(*layers: Layer, **options: Any) -> dict[str, str]:
     result = pysandbox.run(["cat", "/proc/self/status"], *layers, text=True, timeout=20, **options)
     assert result.stdout is not None
     return {name: value.strip() for name, _, value in (line.partition(":") for line in result.stdout.splitlines())}
+
+
+def prefixes() -> set[str]:
+    """The folders of the running Python, by every name they have."""
+    given = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, os.path.dirname(sys.executable)}
+    return given | {os.path.realpath(path) for path in given}

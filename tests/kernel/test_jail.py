@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from jailed import answer, prefixes
+from inside import answer, prefixes
 
 import pysandbox
 from pysandbox import Bind, CgroupLimits, ChrootJail, ConfigError, Namespaces, Sandbox, Tmpfs

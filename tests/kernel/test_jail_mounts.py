@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jailed import PRELUDE, answer
+from inside import PRELUDE, answer
 
 import pysandbox
 from pysandbox import Bind, Capabilities, ChrootJail, ConfigError, Namespaces, Sandbox, SetupError, Tmpfs

@@ -168,8 +168,8 @@ def hint(step: str, error: int, arguments: Mapping[str, object]) -> str:
             f"the host's /proc is covered at {covered}, as in a container, and so the kernel allows no new one "
             "(mount too revealing); ChrootJail(proc='none') goes without, or a container with unmasked /proc"
         )
-    if str(arguments.get("target", "")).startswith("/") and error in (errno.ELOOP, errno.ENOTDIR):
-        return "a symlink or a file of the root file system is on the way; name the path that it leads to"
+    if str(arguments.get("target", "")).startswith("/") and error in (errno.ELOOP, errno.ENOTDIR, errno.EINVAL):
+        return "the root file system has a symlink or a file there or on the way; name the path that it leads to"
     if step in ("open_tree", "attach_tree"):
         if error == errno.ELOOP:
             return "a symlink is on the way; give the path without links, os.path.realpath(...), if you trust it"

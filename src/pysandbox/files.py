@@ -156,18 +156,24 @@ class BoxFiles:
         if not isinstance(source, (str, os.PathLike)):
             if name is None or not hasattr(source, "read"):
                 raise ConfigError("copy_in takes a path, or a binary file object and a name")
-            path = self._inside(name)
-            if path.endswith("/"):
-                raise ConfigError(f"copy_in of a file object needs the name of a file: {path!r}")
+            path = self._place(name, "")
             self._make_folders(os.path.dirname(path))
             self._write(path, _bounded(source, budget, path))
             return
         outside = units.path(source, "source")
-        path = self._inside(os.path.basename(os.path.normpath(outside)) if name is None else name)
-        if path.endswith("/"):
-            path += os.path.basename(os.path.normpath(outside))
+        own = os.path.basename(os.path.normpath(outside))
+        path = self._place(own or "/" if name is None else name, own)
         self._make_folders(os.path.dirname(path))
         self._copy_in(outside, path, budget, 0)
+
+    def _place(self, name: units.StrPath, own: str) -> str:
+        """The path inside of what comes in as `name`, or under its own name in the folder of that name."""
+        path = self._inside(name)
+        if path.endswith("/"):
+            path += own
+        if path.endswith("/"):
+            raise ConfigError(f"copy_in needs the name of a file or a folder, not {os.fspath(name)!r}")
+        return "/" + os.path.normpath(path).lstrip("/")
 
     def _copy_in(self, source: str, path: str, budget: Budget, depth: int) -> None:
         budget.take_entry(source)
@@ -336,9 +342,12 @@ def _pieces_of(data: Data) -> Iterable[bytes | memoryview]:
 
 
 def _read_all(file: IO[bytes]) -> Iterator[bytes]:
-    while piece := file.read(1 << 20):
+    while True:
+        piece = file.read(1 << 20)
         if not isinstance(piece, bytes):
             raise ConfigError("a file object must be a binary one")
+        if not piece:
+            return
         yield piece
 
 

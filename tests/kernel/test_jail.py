@@ -344,7 +344,23 @@ def test_proc_that_shows_limits_leaves_nothing_in_the_root() -> None:
     assert "/proc/cpuinfo" in mounts
 
 
-@pytest.mark.parametrize("options", ["hidepid=9", "foo", "ro=1", "subset=all", "gid=x", "hidepid=2,nonsense"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "hidepid=9",
+        "foo",
+        "ro=1",
+        "subset=all",
+        "gid=x",
+        "gid=99999999999",
+        "gid=٣",
+        ",",
+        "hidepid=2,",
+        "a=b=c",
+        "hidepid=2,nonsense",
+        "hidepid=1,hidepid=2",
+    ],
+)
 def test_options_that_proc_has_not_got_are_refused_before_anything_is_made(options: str) -> None:
     with pytest.raises(ConfigError, match="proc_options"):
         ChrootJail(proc_options=options)

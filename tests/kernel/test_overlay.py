@@ -316,7 +316,7 @@ def test_a_root_whose_links_go_round_has_no_working_directory(linked: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["link", "file", "fifo"])
-@pytest.mark.parametrize("name", ["tmp", "proc", "dev", "box"])
+@pytest.mark.parametrize("name", ["tmp", "proc", "dev"])
 def test_what_a_root_has_in_the_place_of_the_boxs_own_gives_way(busybox: Path, name: str, kind: str) -> None:
     there = busybox / name
     if there.exists():
@@ -330,6 +330,27 @@ def test_what_a_root_has_in_the_place_of_the_boxs_own_gives_way(busybox: Path, n
     with Sandbox(ChrootJail(busybox, overlay=True)) as box:
         assert sh(box, f"test -d /{name} -a ! -L /{name} && ls -d /proc/self /dev/null /tmp && echo x > /tmp/y && pwd")
     assert not there.is_dir() or there.is_symlink()  # the host's is as it was
+
+
+def test_a_file_in_the_place_of_the_working_directory_is_an_error_that_says_so(busybox: Path) -> None:
+    (busybox / "box").write_text("a file")
+    with pytest.raises(SetupError, match="a symlink or a file there"):
+        pysandbox.run(["true"], ChrootJail(busybox, overlay=True))
+
+
+def test_what_is_kept_gives_way_to_nothing(linked: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir(0o700)
+    with pytest.raises(ConfigError, match="would keep files"):
+        ChrootJail(linked, overlay=True, upper=kept, files={"/etc/hosts": "given"})
+    (linked / "tmp").unlink()
+    (linked / "tmp").mkdir()
+    source = Path(os.path.realpath(tmp_path))
+    with pytest.raises(SetupError, match="a symlink or a file there"):
+        pysandbox.run(["true"], ChrootJail(linked, overlay=True, upper=kept, binds=[Bind(source, "/app")]))
+    with Sandbox(ChrootJail(linked, overlay=True, upper=kept)) as box:
+        assert box.changes() == []
+        assert sh(box, "cat /app/program /etc/hosts") == "of the rootof the root"
 
 
 def test_what_is_given_replaces_what_the_root_has(linked: Path) -> None:

@@ -78,6 +78,8 @@ def test_what_is_refused_at_once_leaves_the_file_as_it_is(box: Sandbox, source: 
     box.write_file("there", "as it was")
     with pytest.raises(ConfigError, match="binary"):
         box.write_file("there", io.StringIO("text"))  # type: ignore[arg-type]  # the mistake
+    with pytest.raises(ConfigError, match="binary"):
+        box.write_file("there", io.StringIO(""))  # type: ignore[arg-type]  # the mistake
     with pytest.raises(ConfigError, match="UTF-8"):
         box.write_file("there", "\udcff")
     with pytest.raises(OSError, match="max_size"):
@@ -91,6 +93,12 @@ def test_a_name_that_ends_in_a_slash_is_the_folder_it_goes_into(box: Sandbox, so
     assert sh(box, "cd into; find . -type f | sort; rm -r /box/into") == b"./a\n./sub/deep/b\n./sub/run\n"
     with pytest.raises(ConfigError, match="name of a file"):
         box.copy_in(io.BytesIO(b"x"), "into/")
+    with pytest.raises(ConfigError, match="name of a file"):
+        box.copy_in("/", "into/")
+    box.copy_in(source / "a", "two//slashes//")
+    box.copy_in(source / "a", "//tmp/a")
+    assert sh(box, "cat /box/two/slashes/a /tmp/a") == b"aa"
+    sh(box, "rm -r /box/two /tmp/a")
 
 
 def test_a_loop_of_links_comes_to_an_end(box: Sandbox, tmp_path: Path) -> None:

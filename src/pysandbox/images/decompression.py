@@ -6,17 +6,18 @@ gzip, bzip2 and xz are the standard library's; zstd is `compression.zstd` (Pytho
 from __future__ import annotations
 
 import bz2
-import gzip
 import importlib
 import io
 import lzma
+import zlib
 from collections.abc import Callable
 from typing import IO, Any
 
 from ..errors import UnsupportedError
-from .readers import CHUNK
+from .readers import CHUNK, Refused
 
 _XZ_MEMORY = 256 << 20  # xz(1) -9 wants 65 MiB
+_MOST_PADDING = 16 << 20  # zeros between compressed streams, and after the last
 _ZSTD_WINDOW = 27  # 128 MiB, as zstd(1) takes without being asked for more
 _ZSTD_PIECE = 2 << 10  # becomes 64 MiB at most: four bytes of zstd are up to 128 KiB
 _MAGIC = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"))
@@ -28,8 +29,6 @@ def decompressed(raw: Any) -> IO[bytes]:
     head = stream.peek(8)[:8]
     kind = next((kind for magic, kind in _MAGIC if head.startswith(magic)), None)
     try:
-        if kind == "gzip":
-            return _Decompressed(gzip.GzipFile(fileobj=stream), stream)
         if kind is not None:
             return _Decompressed(_Streams(stream, _DECOMPRESSORS[kind]()), stream)
     except BaseException:
@@ -59,6 +58,7 @@ class _Streams(io.RawIOBase):
         self._below = below
         self._make = make  # a decompressor as the standard library's
         self._decompressor: Any = None
+        self._padding = 0
 
     def readable(self) -> bool:
         """As `io.IOBase.readable`."""
@@ -70,6 +70,9 @@ class _Streams(io.RawIOBase):
             if self._decompressor is None or self._decompressor.eof:
                 given = self._decompressor.unused_data if self._decompressor is not None else b""
                 while not given.strip(b"\0"):
+                    self._padding += len(given)
+                    if self._padding > _MOST_PADDING:
+                        raise Refused(f"more than {_MOST_PADDING} zeros after what is compressed")
                     given = self._below.read(CHUNK >> 4)
                     if not given:
                         return 0
@@ -83,6 +86,35 @@ class _Streams(io.RawIOBase):
             if piece:
                 buffer[: len(piece)] = piece
                 return len(piece)
+
+
+class _Gzip:
+    """A member of gzip, whose checksum and length zlib compares."""
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(wbits=31)  # with gzip's header
+        self._is_full = False  # what came last was as much as was wanted, so there may be more
+
+    @property
+    def eof(self) -> bool:
+        """As `lzma.LZMADecompressor.eof`."""
+        return self._member.eof
+
+    @property
+    def needs_input(self) -> bool:
+        """As `lzma.LZMADecompressor.needs_input`."""
+        return not (self._member.unconsumed_tail or self._is_full or self._member.eof)
+
+    @property
+    def unused_data(self) -> bytes:
+        """As `lzma.LZMADecompressor.unused_data`."""
+        return self._member.unused_data
+
+    def decompress(self, data: bytes, most: int) -> bytes:
+        """As `lzma.LZMADecompressor.decompress`."""
+        found = self._member.decompress(self._member.unconsumed_tail + data, most)
+        self._is_full = len(found) == most
+        return found
 
 
 class _Zstd:
@@ -157,6 +189,7 @@ def _zstd() -> Callable[[], Any]:
 
 
 _DECOMPRESSORS: dict[str, Callable[[], Callable[[], Any]]] = {
+    "gzip": lambda: _Gzip,
     "bzip2": lambda: bz2.BZ2Decompressor,
     "xz": lambda: lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY),
     "zstd": _zstd,

@@ -39,6 +39,7 @@ _DEVICE_LINKS = {
 }
 #: what container runtimes cover in /proc (the rest of it is read-only as a whole)
 _PROC_MASKS = ("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list")
+_NO_ID = (1 << 32) - 1  # (gid_t)-1
 _PROC_OPTIONS = {
     "hidepid": ("0", "1", "2", "4", "off", "noaccess", "invisible", "ptraceable"),
     "subset": ("pid",),
@@ -214,6 +215,8 @@ class ChrootJail(Layer):
         """
         from . import roots
 
+        if isinstance(hide, str):
+            raise ConfigError("ChrootJail.host_readonly(hide=) must be a sequence of paths, not one")
         given = units.names(hide, "ChrootJail.host_readonly(hide=)")
         shown = tuple_of(options.get("binds", ()), Bind, "binds")
         return cls("/", hide=roots.secret_paths(given, shown), **options)
@@ -237,6 +240,10 @@ class ChrootJail(Layer):
             put(self, "upper", os.path.abspath(units.path(self.upper, "ChrootJail(upper=)")))
             if self.overlay is not True:
                 raise ConfigError("ChrootJail(upper=) needs overlay=True, without a size: a folder has none")
+            if self.files or self.symlinks:
+                raise ConfigError(
+                    "ChrootJail(upper=) would keep files= and symlinks= too: write them to the box instead"
+                )
 
     @property
     def _lies_over(self) -> bool:
@@ -259,7 +266,7 @@ class ChrootJail(Layer):
             choices["workdir"] = self.workdir or _absolute(config.workdir) or _WORKDIR
             choices["root_env"] = (*config.env, *self.env)
             choices["entrypoint"] = config.entrypoint if self.entrypoint is None else tuple(self.entrypoint)
-        if self._lies_over and self._type is None and choices["workdir"] != _WORKDIR:
+        if self._lies_over and self._type is None:
             choices["workdir"] = resolved(self._folder(), choices["workdir"])
         return Requirements(namespaces=frozenset({"mount"}), choices=choices)
 
@@ -557,13 +564,16 @@ def _is_in_proc(name: str) -> bool:
 
 def _check_proc_options(options: str) -> None:
     """See proc(5): what the kernel would refuse, or not take for an option of the file system."""
-    for option in filter(None, options.split(",")):
+    seen = set()
+    for option in options.split(",") if options else ():
         key, _, value = option.partition("=")
-        fits = value.isdigit() if key == "gid" else value in _PROC_OPTIONS.get(key, ())
-        if not fits:
+        is_id = value.isascii() and value.isdigit() and int(value[:11]) < _NO_ID
+        fits = is_id if key == "gid" else value in _PROC_OPTIONS.get(key, ())
+        if not fits or key in seen:
             raise ConfigError(
                 f"ChrootJail(proc_options=): {option!r} is none of hidepid=, gid= and subset=pid (proc(5))"
             )
+        seen.add(key)
 
 
 def _absolute(path: str) -> str:

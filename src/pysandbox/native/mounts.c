@@ -230,6 +230,7 @@ long pb_overlay_root(struct pb_context *c, const uint64_t *arg)
 {
     /* size, inodes, lower tree, upper tree, and the payload's ids: uid in the low half, gid above */
     uint64_t upper = arg[3];
+    c->keeps = upper != PB_NO_TREE;
     long r = make_tmpfs(arg[0], arg[1], 0755, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
     if (r < 0)
         return r;
@@ -335,9 +336,7 @@ long pb_mount_writable(struct pb_context *c, const char *path, const uint64_t *a
         return dir;
     if (!pb_is_own(c, (int)dir))
         return -EROFS;
-    long r = pb_make_way(c, (int)dir, name, true);
-    if (r >= 0)
-        r = SYS3(__NR_mkdirat, dir, name, 0755);
+    long r = SYS3(__NR_mkdirat, dir, name, 0755);
     if (r < 0 && r != -EEXIST)
         return r;
     long fd = sys_openat2((int)dir, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0, PB_RESOLVE_WITHIN);

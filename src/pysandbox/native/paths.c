@@ -136,11 +136,12 @@ long pb_parent_of(struct pb_context *c, const char *path, const char **name)
 }
 
 /* What a root file system has in a place that is to be the box's own gives way, where the root is an overlay: it stays in
- * the folder below.  Folders are kept where one is wanted, and are an error where none is. */
+ * the folder below.  Not where what is written is kept: it is somebody's.  Folders stay where one is wanted, and are an
+ * error where none is. */
 long pb_make_way(const struct pb_context *c, int dir, const char *name, bool folder)
 {
     struct stat st;
-    if (c->upper < 0 || !pb_is_own(c, dir))
+    if (c->upper < 0 || c->keeps || !pb_is_own(c, dir))
         return 0;
     long there = sys_openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
     if (there < 0)

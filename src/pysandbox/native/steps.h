@@ -97,6 +97,7 @@ struct pb_context {
     int host_proc; /* the host's /proc, opened before anything else; -1 if absent */
     int box_proc; /* the box's own /proc, once mounted; -1 otherwise */
     int trees[PB_MAX_TREES];
+    bool keeps; /* what is written through the overlay outlives the box */
     uint64_t own_devices[PB_MAX_OWN]; /* file systems made for the box: mount points may be created there only */
     uint32_t n_own;
     bool own_ipc; /* the IPC namespace is the box's: what a run leaves in it may be removed */

@@ -179,7 +179,8 @@ def hint(step: str, error: int, arguments: Mapping[str, object]) -> str:
             return "the caller may not read it"
     if step == "overlay":
         return (
-            "the folder's file system may not lie below an overlay (another overlay in depth, NFS, FAT), nor keep one "
+            "the folder's file system may not lie below an overlay (another overlay in depth, NFS, FAT), nor may a "
+            "folder in which something is mounted, for an ordinary user (as / is); or it may not keep one "
             "(upper= needs user attributes and d_type: ext4, XFS, btrfs); copy it to another.  Its `upper` and `work` "
             "must be folders"
         )

@@ -233,7 +233,7 @@ def test_without_libseccomp_the_package_to_install_is_named(monkeypatch: pytest.
 # --- running filters ------------------------------------------------------------------------------------------------
 
 
-@settings(database=None)
+@settings(deadline=None, database=None)
 @given(st.binary(max_size=400), st.integers(0, (1 << 31) - 1), st.lists(st.integers(0, (1 << 64) - 1), max_size=6))
 def test_no_bytes_break_the_reading_of_a_filter(data: bytes, number: int, arguments: list[int]) -> None:
     for act in (lambda: bpf.evaluate(data, bpf.Call(number, tuple(arguments))), lambda: bpf.disassemble(data)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import re
@@ -130,7 +131,7 @@ def prune() -> list[Image]:
     removed = []
     for image in list_images():
         with contextlib.suppress(ConfigError):  # a box stands on it
-            if not image.names and _remove(image, lambda path=image.path: _is_idle(path)):  # type: ignore[misc]
+            if not image.names and _remove(image, functools.partial(_is_idle, image.path)):
                 removed.append(image)
     return removed
 
